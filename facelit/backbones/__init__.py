@@ -1,0 +1,6 @@
+"""Backbones: 112x112 face crops in, embeddings out."""
+
+from facelit.backbones.torchvision_model import TorchvisionBackbone
+from facelit.backbones.vgg import VGG16
+
+__all__ = ["VGG16", "TorchvisionBackbone"]

@@ -1,0 +1,148 @@
+"""Any of torchvision's classification models as a backbone."""
+
+import difflib
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models import SqueezeNet, VisionTransformer, get_model, get_model_builder, get_model_weights
+
+from facelit.errors import FacelitError
+
+_IMAGE_SIZE = 112
+
+
+class TorchvisionBackbone(nn.Module):
+    """A torchvision classification model whose last layer gives an embedding.
+
+    The last linear layer is replaced by one with embedding_dim outputs. Auxiliary classifiers are removed.
+
+    ImageNet weights were trained on images of another normalisation (ImageNet's mean and standard deviation
+    for each channel) and, mostly, size; on crops of 112x112 in [-1, 1] they are a starting point for
+    training, not features to freeze.
+
+    Args:
+        name: the model's name in torchvision, such as "resnet50" or "mobilenet_v3_small".
+        embedding_dim: the length of an embedding, D.
+        weights: the name of one of the model's sets of weights in torchvision, such as "IMAGENET1K_V2", or
+            "imagenet" for torchvision's default one; they are downloaded. None starts from scratch.
+
+    Attributes:
+        embedding_dim: the length of an embedding.
+
+    Raises:
+        FacelitError: if there is no such model or weights, the weights cannot be downloaded, or the model
+            does not take images of 112x112.
+    """
+
+    def __init__(self, name: str = "resnet50", embedding_dim: int = 512, weights: str | None = None) -> None:
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.model = _build(name, weights)
+        _remove_auxiliary_classifiers(self.model)
+        _replace_last_layer(self.model, embedding_dim)
+        _check_image_size(name, self.model)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeds a batch of crops.
+
+        Args:
+            images: (N, 3, 112, 112) floating-point RGB in [-1, 1].
+
+        Returns:
+            (N, D) embeddings, not normalised.
+        """
+        embeddings: Tensor = self.model(images)
+        return embeddings
+
+
+def _build(name: str, weights: str | None) -> nn.Module:
+    """The model as torchvision has it, for 112x112 where that is an option of its builder."""
+    _check_name(name)
+    if weights is not None:
+        return _build_pretrained(name, weights)
+    options: dict[str, Any] = {}
+    if get_model_builder(name).__module__ == VisionTransformer.__module__:
+        options["image_size"] = _IMAGE_SIZE
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = True  # torchvision warns if it is left to the default
+    try:
+        model: nn.Module = get_model(name, weights=None, **options)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _wrong_size(name, error) from error
+    return model
+
+
+def _build_pretrained(name: str, weights: str) -> nn.Module:
+    available = get_model_weights(name)
+    chosen = "DEFAULT" if weights == "imagenet" else weights
+    if chosen not in available.__members__:
+        raise FacelitError(
+            f"TorchvisionBackbone: {name} has no weights {weights!r}; there are: "
+            f"{', '.join(available.__members__)}, imagenet (the default ones), null"
+        )
+    try:
+        model: nn.Module = get_model(name, weights=available[chosen])
+    except (OSError, RuntimeError) as error:
+        raise FacelitError(
+            f"TorchvisionBackbone: weights: {weights} could not be downloaded from "
+            f"{available[chosen].url} ({error}); "
+            "go online, put the file into $TORCH_HOME/hub/checkpoints, or set weights: null"
+        ) from error
+    return model
+
+
+def _check_name(name: str) -> None:
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"there are: {', '.join(names)}"
+        raise FacelitError(f"TorchvisionBackbone: torchvision has no classification model {name!r}; {hint}")
+
+
+def _remove_auxiliary_classifiers(model: nn.Module) -> None:
+    """GoogLeNet and Inception: one output in training too, and no second normalisation of the input."""
+    for attribute, value in {
+        "aux_logits": False,
+        "aux1": None,
+        "aux2": None,
+        "AuxLogits": None,
+        "transform_input": False,  # into [-1, 1], where crops already are
+    }.items():
+        if hasattr(model, attribute):
+            setattr(model, attribute, value)
+
+
+def _replace_last_layer(model: nn.Module, embedding_dim: int) -> None:
+    if isinstance(model, SqueezeNet):  # its last layer is a convolution before ReLU and pooling
+        dropout, convolution = model.classifier[0], model.classifier[1]
+        linear = nn.Linear(convolution.in_channels, embedding_dim)
+        model.classifier = nn.Sequential(dropout, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+        return
+    *_, (path, last) = ((path, part) for path, part in model.named_modules() if isinstance(part, nn.Linear))
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, embedding_dim))
+
+
+def _check_image_size(name: str, model: nn.Module) -> None:
+    """Runs the model on shapes alone (meta tensors), without arithmetic and without touching its weights."""
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    images = torch.empty(1, 3, _IMAGE_SIZE, _IMAGE_SIZE, device="meta")
+    training = model.training
+    model.eval()  # batch normalisation refuses a single value for each channel in training
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(model, shapes, (images,))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _wrong_size(name, error) from error
+    finally:
+        model.train(training)
+
+
+def _wrong_size(name: str, error: Exception) -> FacelitError:
+    return FacelitError(
+        f"TorchvisionBackbone: {name} does not take images of {_IMAGE_SIZE}x{_IMAGE_SIZE} ({error}); "
+        "choose another name, such as resnet50 (a vision transformer's weights are for its own size only)"
+    )

@@ -1,0 +1,7 @@
+"""What happens at the moments when Lightning calls."""
+
+from facelit.callbacks.embedding_writer import EmbeddingWriter
+from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
+from facelit.callbacks.verification import VerificationCallback
+
+__all__ = ["EmbeddingWriter", "StopOnNonFiniteLoss", "VerificationCallback"]

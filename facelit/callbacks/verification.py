@@ -1,0 +1,145 @@
+"""Measures face verification after each validation, and draws what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+
+from facelit.callbacks.folders import run_folder
+from facelit.data.batches import EvalBatch
+from facelit.data.sources import VerificationSource
+from facelit.errors import FacelitError
+from facelit.verification import VerificationResult, evaluate_pairs
+from facelit.verification.embeddings import EmbeddingTable, cosine_scores
+from facelit.verification.figures import hardest_pairs_figure, roc_figure
+
+
+class VerificationCallback(Callback):
+    """LFW's protocol on every verification set of the data module, after each validation and test.
+
+    For each set it logs `<set>/accuracy`, `<set>/accuracy_se`, `<set>/auc`, `<set>/eer`, `<set>/tar_at_far_1e-2`, ... and
+    `<set>/threshold`, writes `<set>-roc.png` and `<set>-hardest.png` into the run's folder and both pictures to TensorBoard.
+    The first set's accuracy is logged as `val/accuracy` too, the name that checkpoints are chosen by. Scores are cosine
+    similarities of the embeddings; each distinct image is embedded once.
+
+    Args:
+        hardest_pairs: How many false accepts and how many false rejects the picture shows; 0 draws none.
+        flip_average: Whether the embedding of an image is the mean of its own and its mirror image's. Off by default: what
+            is measured is then what one forward pass gives.
+    """
+
+    def __init__(self, hardest_pairs: int = 8, flip_average: bool = False) -> None:
+        self.hardest_pairs = hardest_pairs
+        self.flip_average = flip_average
+        self.results: dict[str, VerificationResult] = {}
+        self.scores: dict[str, npt.NDArray[np.float64]] = {}
+        self._tables: dict[str, EmbeddingTable] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts one empty table for each set."""
+        self._tables = {name: EmbeddingTable(len(source)) for name, source in _sources(trainer).items()}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: EvalBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes a batch of embeddings into the set's table."""
+        embeddings: Tensor = outputs
+        if self.flip_average:
+            with torch.inference_mode(), trainer.precision_plugin.forward_context():
+                embeddings = (embeddings + pl_module(batch.images.flip(3)).float()) / 2
+        list(self._tables.values())[dataloader_idx].write(batch.numbers, embeddings)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluates, logs and draws."""
+        if trainer.sanity_checking or trainer.fast_dev_run or not self._tables:
+            return
+        sources = _sources(trainer)
+        for name, table in self._tables.items():
+            self.scores[name] = self._score(name, table, sources[name])
+            self.results[name] = evaluate_pairs(self.scores[name], sources[name].is_same, sources[name].folds)
+            missing = sources[name].num_missing_pairs
+            extra = {"missing_pairs": float(missing)} if missing else {}
+            self._log(trainer, pl_module, name, {**self.results[name].as_dict(), **extra})
+            note = f"  ({missing} pairs left out)" if missing else ""
+            rank_zero_info(f"{name} at step {trainer.global_step}: {self.results[name].summary()}{note}")
+        first = next(iter(self._tables))
+        pl_module.log("val/accuracy", self.results[first].accuracy, logger=False, sync_dist=trainer.world_size > 1)
+        self._tables = {}
+        folder = run_folder(trainer)  # asked on every process: it is broadcast
+        if trainer.is_global_zero:
+            self._draw(trainer, folder, sources)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _score(self, name: str, table: EmbeddingTable, source: VerificationSource) -> npt.NDArray[np.float64]:
+        try:
+            embeddings = table.gather()
+        except RuntimeError as error:
+            raise FacelitError(
+                f"verification set {name}: {error}. Is trainer.limit_val_batches or limit_test_batches set? Figures over part"
+                " of a set would mean nothing; to train without verification: --data.verification null"
+            ) from None
+        broken = int((~torch.isfinite(embeddings).all(dim=1)).sum())
+        if broken:
+            raise FacelitError(f"verification set {name}: {broken} embeddings are NaN or infinite: the network is broken.")
+        return cosine_scores(embeddings, source.first, source.second)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, figures: Mapping[str, float]) -> None:
+        distributed = trainer.world_size > 1
+        for key, value in figures.items():
+            pl_module.log(f"{name}/{key}", value, prog_bar=key in ("accuracy", "auc"), sync_dist=distributed)
+
+    def _draw(self, trainer: Trainer, folder: Path | None, sources: Mapping[str, VerificationSource]) -> None:
+        where = f"step {trainer.global_step}" if trainer.global_step else "checkpoint"
+        for name in sources:
+            result = self.results[name]
+            self._publish(trainer, folder, name, "roc", roc_figure({name: result}, f"{name}, {where}"))
+            if self.hardest_pairs:
+                self._publish(trainer, folder, name, "hardest", self._hardest(name, sources[name], result, where))
+
+    def _hardest(self, name: str, source: VerificationSource, result: VerificationResult, where: str) -> Figure:
+        folds = np.unique(source.folds, return_inverse=True)[1]
+        return hardest_pairs_figure(
+            source.image,
+            source.first,
+            source.second,
+            self.scores[name],
+            source.is_same,
+            result.fold_thresholds[folds],
+            count=self.hardest_pairs,
+            title=f"{name}, {where}: the hardest pairs",
+            names=source.names,
+        )
+
+    @staticmethod
+    def _publish(trainer: Trainer, folder: Path | None, name: str, kind: str, figure: Figure) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(folder / f"{name}-{kind}.png", dpi=120)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"{name}/{kind}", figure, trainer.global_step, close=False)
+
+
+def _sources(trainer: Trainer) -> Mapping[str, VerificationSource]:
+    """The data module's verification sets, in the order of its loaders."""
+    sources: Mapping[str, VerificationSource] = getattr(trainer.datamodule, "verification", {})  # type: ignore[attr-defined]
+    return sources

@@ -1,0 +1,110 @@
+"""Reading checkpoints: safely, and with an answer when one does not fit."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facelit.errors import FacelitError
+
+CHECKPOINT_KEY = "facelit"
+"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`."""
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Loads a checkpoint without running anything that is in it (`weights_only=True`).
+
+    Raises:
+        FacelitError: The file is absent, damaged, or no Lightning checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FacelitError(f"checkpoint not found: {path}")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise FacelitError(f"{path}: this file holds no Lightning checkpoint (no `state_dict` in it).")
+    return checkpoint
+
+
+def num_identities(checkpoint: Mapping[str, Any]) -> int | None:
+    """How many identities the checkpoint's head has parameters for; None if its head has none."""
+    count: int | None = checkpoint.get(CHECKPOINT_KEY, {}).get("num_identities")
+    return count
+
+
+def load_backbone(backbone: nn.Module, path: Path) -> None:
+    """Copies the backbone's weights of a checkpoint into `backbone`; head and optimizers are left alone.
+
+    Raises:
+        FacelitError: The checkpoint's backbone has other parameters or shapes.
+    """
+    prefix = "backbone."
+    state = read_checkpoint(path)["state_dict"]
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    check_fits(backbone.state_dict(), weights, path, "this backbone (option model.init_backbone)")
+    backbone.load_state_dict(weights)
+
+
+def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path | str, what: str) -> None:
+    """Compares names and shapes, and raises a `FacelitError` that names the first differences."""
+    wrong = [
+        f"{name} is {_shape(found.get(name))} in the checkpoint and {_shape(expected.get(name))} here"
+        for name in sorted({*expected, *found})
+        if _shape(found.get(name)) != _shape(expected.get(name))
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 2} more" if len(wrong) > 2 else ""
+        raise FacelitError(f"{path} does not fit {what}: {'; '.join(wrong[:2])}{more}.")
+
+
+def find_checkpoint(which: str, run_folders: Iterable[Path]) -> Path:
+    """Resolves `last` or `best` to a file.
+
+    Args:
+        which: "last" for the newest `last.ckpt`, "best" for the best one that its run has kept.
+        run_folders: Folders of runs, each with a folder `checkpoints`.
+
+    Raises:
+        FacelitError: There is none.
+    """
+    folders = list(run_folders)
+    candidates = [folder / "checkpoints" / "last.ckpt" for folder in folders]
+    existing = [path for path in candidates if path.is_file()]
+    if not existing:
+        where = f"{folders[0].parent}/*/checkpoints" if folders else "the log folder: it holds no run"
+        raise FacelitError(f"--ckpt_path {which}: there is no last.ckpt in {where}. Name a file, or start without.")
+    last = max(existing, key=lambda path: path.stat().st_mtime)
+    if which == "last":
+        return last
+    for state in read_checkpoint(last).get("callbacks", {}).values():
+        best = state.get("best_model_path") if isinstance(state, dict) else None
+        if best:
+            # A run that was moved still has its best checkpoint beside its last one.
+            return Path(best) if Path(best).is_file() else last.parent / Path(best).name
+    raise FacelitError(f"--ckpt_path best: {last} knows of no best checkpoint. Use --ckpt_path last, or name a file.")
+
+
+def last_finite_checkpoint(paths: Iterable[Path]) -> Path | None:
+    """The newest checkpoint whose weights hold no NaN and no infinity."""
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            state = read_checkpoint(path)["state_dict"]
+        except FacelitError:
+            continue
+        if all(bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
+            return path
+    return None
+
+
+def _shape(value: Tensor | None) -> str:
+    return "absent" if value is None else "x".join(map(str, value.shape)) or "a scalar"

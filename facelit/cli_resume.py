@@ -1,0 +1,86 @@
+"""Checkpoint against configuration: who wins, and telling the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+
+from facelit.errors import FacelitError
+
+_SIZED_ELSEWHERE = ("num_identities", "embedding_dim")
+
+
+def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
+    """For validate, test and predict: the network is the checkpoint's, whatever the configuration says.
+
+    Differences are named in one line. A checkpoint that holds no configuration (not made from the command line) leaves
+    the configuration as it is.
+    """
+    trained = checkpoint.get("hyper_parameters", {})
+    changed = []
+    for part in ("backbone", "head"):
+        if not isinstance(trained.get(part), Mapping):
+            continue
+        changed += [difference for difference in _differences(part, model[part], trained[part])]
+        model[part] = Namespace(
+            class_path=trained[part]["class_path"],
+            init_args=Namespace(**{k: v for k, v in trained[part].get("init_args", {}).items() if k != "num_identities"}),
+        )
+    model.init_backbone = None
+    if changed:
+        rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")
+
+
+def refuse_other_model(model: Namespace, checkpoint: Mapping[str, Any], path: str) -> None:
+    """For a resumed fit: the head's own settings may change and are named; another network or optimizer stops.
+
+    Raises:
+        FacelitError: The configuration asks for another backbone, head, optimizer or schedule than the run has.
+    """
+    trained = checkpoint.get("hyper_parameters", {})
+    same_head = _class_path(model.head) == _class_path(trained.get("head"))
+    stops, notes = [], []
+    for part in ("backbone", "head", "optimizer", "lr_scheduler"):
+        if part in trained:
+            (notes if part == "head" and same_head else stops).extend(_differences(part, model.get(part), trained[part]))
+    if stops:
+        raise FacelitError(
+            f"{path} was trained otherwise: {'; '.join(stops)}. A resumed run keeps these: drop the change, or start a new"
+            f" run from its backbone (--model.init_backbone {path}, without --ckpt_path)."
+        )
+    if notes:
+        rank_zero_info(f"Resuming with changed settings: {'; '.join(notes)}")
+    # The network comes from the checkpoint: what it started from does not matter any more.
+    model.init_backbone = None
+
+
+def _differences(part: str, configured: Any, trained: Any) -> Iterator[str]:
+    now, then = dict(_flatten(_plain(configured))), dict(_flatten(_plain(trained)))
+    for key in sorted({*now, *then}):
+        if key.rsplit(".", 1)[-1] not in _SIZED_ELSEWHERE and now.get(key) != then.get(key):
+            name = ".".join(filter(None, (part, key.replace("init_args.", ""))))
+            yield f"{name} is {_show(then.get(key))} in the checkpoint and {_show(now.get(key))} in the configuration"
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else value
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(_plain(inner), f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value
+
+
+def _class_path(value: Any) -> Any:
+    plain = _plain(value)
+    return plain.get("class_path") if isinstance(plain, Mapping) else plain
+
+
+def _show(value: Any) -> str:
+    return "not set" if value is None else str(value)

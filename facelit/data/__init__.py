@@ -1,0 +1,31 @@
+"""Files to batches: training sets, verification sets, samplers, augmentation, and the module that joins them."""
+
+from facelit.data.augmentation import Augmentation
+from facelit.data.batches import EvalBatch, TrainBatch
+from facelit.data.datamodule import FaceDataModule
+from facelit.data.identity_folder import IdentityFolder
+from facelit.data.pairs import PairsFolder, read_pairs
+from facelit.data.samplers import IdentityBalancedSampler, RandomTripletSampler, ShuffleSampler
+from facelit.data.sources import IdentitySource, VerificationSource
+try:
+    from facelit.data.synthetic import SyntheticFaces, SyntheticPairs, write_identity_tree, write_lfw_tree
+except ImportError: pass
+
+__all__ = [
+    "Augmentation",
+    "EvalBatch",
+    "FaceDataModule",
+    "IdentityBalancedSampler",
+    "IdentityFolder",
+    "IdentitySource",
+    "PairsFolder",
+    "RandomTripletSampler",
+    "ShuffleSampler",
+    "SyntheticFaces",
+    "SyntheticPairs",
+    "TrainBatch",
+    "VerificationSource",
+    "read_pairs",
+    "write_identity_tree",
+    "write_lfw_tree",
+]

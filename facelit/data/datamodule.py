@@ -1,0 +1,191 @@
+"""FaceDataModule: identities to train on, pairs to verify on, photos to embed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+
+from facelit.data.augmentation import Augmentation, normalize
+from facelit.data.batches import EvalBatch, EvalImages, TrainBatch, TrainImages
+from facelit.data.images import list_images
+from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
+from facelit.data.sources import IdentitySource, VerificationSource
+from facelit.errors import FacelitError
+
+
+class FaceDataModule(LightningDataModule):
+    """Everything between files and batches.
+
+    Training batches are `TrainBatch`, verification and prediction batches `EvalBatch`; on the device their images are
+    float32 in [-1, 1], shape (N, 3, 112, 112). Verification and prediction images are never augmented.
+
+    Args:
+        train: The training set; needed by `fit` only.
+        verification: Verification sets by the name under which their figures are logged. The first one's accuracy is
+            also logged as `val/accuracy`, which checkpoints are chosen by.
+        predict: Folder of aligned crops (any tree) whose embeddings `predict` writes.
+        batch_size: Training images per process and batch; a `sampler` sets its own.
+        eval_batch_size: Images per process and batch in verification and prediction.
+        sampler: How training batches are made up; by default each image once per epoch in random order.
+        augmentation: Random changes to training crops; by default a horizontal flip of every second one.
+        num_workers: Processes that read images; 0 reads them in the main process.
+        seed: Order and augmentation are functions of it and the epoch alone. The command line sets it from
+            `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        train: IdentitySource | None = None,
+        verification: dict[str, VerificationSource] | None = None,
+        predict: str | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        sampler: BatchPlan | None = None,
+        augmentation: Augmentation | None = None,
+        num_workers: int = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.train = train
+        self.verification: Mapping[str, VerificationSource] = verification or {}
+        self.predict = predict
+        self.plan = sampler or ShuffleSampler(batch_size)
+        self.eval_batch_size = eval_batch_size
+        self.augmentation = augmentation or Augmentation()
+        self.num_workers = num_workers
+        self.seed = seed
+        self._resumed: dict[str, int] | None = None
+
+    @property
+    def num_identities(self) -> int | None:
+        """Identities of the training set, None without one: the command line sizes the head by it."""
+        return None if self.train is None else self.train.num_identities
+
+    def setup(self, stage: str) -> None:
+        """Prepares the sources of a stage, and says what they hold."""
+        if stage == "fit":
+            train = self._training_set()
+            train.prepare()
+            rank_zero_info(f"Training on {len(train):,} images of {train.num_identities:,} identities.")
+        if stage in ("fit", "validate", "test"):
+            if stage != "fit" and not self.verification:
+                raise FacelitError(f"nothing to {stage} on: data.verification names no verification set.")
+            for name, source in self.verification.items():
+                source.prepare()
+                missing = f", {source.num_missing_pairs:,} left out (absent images)" if source.num_missing_pairs else ""
+                rank_zero_info(f"Verifying on {name}: {len(source.is_same):,} pairs of {len(source):,} images{missing}.")
+        if stage == "predict":
+            self.predict_paths()
+
+    def predict_paths(self) -> list[Path]:
+        """Sorted paths of the images that `predict` embeds."""
+        if self.predict is None:
+            raise FacelitError("nothing to predict on: name a folder of aligned crops with --data.predict FOLDER")
+        root = Path(self.predict)
+        paths = list(list_images(root))
+        if not paths:
+            state = "holds no .jpg, .png or .webp image" if root.is_dir() else "does not exist"
+            raise FacelitError(f"{root} {state} (option data.predict).")
+        return paths
+
+    def train_dataloader(self) -> DataLoader[TrainBatch]:
+        """Whole batches; resumed runs continue after the batch they stopped at."""
+        source = self._training_set()
+        self._refuse_overfit_batches()
+        sampler = EpochSampler(self.plan, source.labels, self._world_size, self._rank, self.seed)
+        if self._resumed is not None:
+            sampler.resume(**self._resumed)
+        # The sampler yields whole batches, which the dataset stacks itself: hence no batch size here.
+        return self._loader(TrainImages(source, self.seed), batch_size=None, sampler=sampler)
+
+    def val_dataloader(self) -> list[DataLoader[EvalBatch]]:
+        """One loader for each verification set, in their order."""
+        return [self._eval_loader(EvalImages(source)) for source in self.verification.values()]
+
+    def test_dataloader(self) -> list[DataLoader[EvalBatch]]:
+        """The verification sets again: LFW is its own test."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[EvalBatch]:
+        """The crops below `predict`."""
+        return self._eval_loader(EvalImages(self.predict_paths()))
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """On the device: uint8 to [-1, 1], and the augmentation of training crops."""
+        if isinstance(batch, TrainBatch):
+            return batch._replace(images=self.augmentation(normalize(batch.images), batch.draws))
+        if isinstance(batch, EvalBatch):
+            return batch._replace(images=normalize(batch.images))
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in the epoch the run is, for a resume that neither repeats nor drops a batch."""
+        if self.trainer is None:
+            return {}
+        return {
+            "epoch": self.trainer.current_epoch,
+            "batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Remembers where the run was, for `train_dataloader`."""
+        self._resumed = dict(state_dict) or None
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def _training_set(self) -> IdentitySource:
+        if self.train is None:
+            raise FacelitError(
+                "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the built-in"
+                " faces with --config configs/demo.yaml"
+            )
+        return self.train
+
+    def _refuse_overfit_batches(self) -> None:
+        if self.trainer and self.trainer.overfit_batches:
+            raise FacelitError(
+                "trainer.overfit_batches replaces the sampler of batches; use --trainer.limit_train_batches, or a small"
+                " training set, instead."
+            )
+
+    def _eval_loader(self, dataset: EvalImages) -> DataLoader[EvalBatch]:
+        # Padding to equal lengths repeats images on the last batches: processes stay in step, the table of embeddings
+        # holds each image once all the same.
+        sampler = None
+        if self._world_size > 1:
+            sampler = DistributedSampler(dataset, self._world_size, self._rank, shuffle=False)
+        return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
+
+    def _loader(self, dataset: Dataset[Any], batch_size: int | None, sampler: Sampler[Any] | None) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=None if batch_size is None else _collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            # Its own generator: making an iterator must not advance the one that dropout draws from.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+
+def _collate(samples: list[EvalBatch]) -> EvalBatch:
+    images: list[Tensor] = [sample.images for sample in samples]
+    return EvalBatch(
+        torch.stack(images).contiguous(memory_format=torch.channels_last),
+        torch.stack([sample.numbers for sample in samples]),
+    )

@@ -1,0 +1,83 @@
+"""What every head is: embeddings and labels in, a loss and what to log out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class HeadOutput(NamedTuple):
+    """What a head makes of a batch.
+
+    Attributes:
+        loss: scalar to backpropagate, float32 or wider.
+        metrics: detached scalars to log, by name.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Head(nn.Module, ABC):
+    """Turns embeddings and labels into a loss.
+
+    Under distributed training each process calls its head with its own part of the global batch, all parts
+    being of one size, and DistributedDataParallel averages the gradients.
+
+    Attributes:
+        num_identities: the number of identities that the head has parameters for; None if it takes any label.
+    """
+
+    num_identities: int | None = None
+
+    @abstractmethod
+    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
+        """Computes the loss of a batch.
+
+        Args:
+            embeddings: (N, D) floating-point, not normalised.
+            labels: (N,) int64 identities, from 0.
+
+        Returns:
+            The loss and the metrics of this process's batch.
+        """
+
+    def make_optimizer(self) -> torch.optim.Optimizer | None:
+        """An optimizer for parameters that do not follow the network's gradient; None if there are none."""
+        return None
+
+    def diagnose(self, metrics: Mapping[str, float]) -> str | None:
+        """Looks for signs that training goes wrong.
+
+        Args:
+            metrics: the head's own metrics, by the names that ``forward`` gave them.
+
+        Returns:
+            A warning with the ways out, or None if all is well.
+        """
+        return None
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """The tensor in float32, or in its own dtype if that is wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def check_labels(labels: Tensor, num_identities: int) -> None:
+    """Checks that labels are from 0 to num_identities - 1; on the CPU only, as a GPU would have to wait.
+
+    Args:
+        labels: (N,) int64.
+        num_identities: the number of identities that the head has parameters for.
+
+    Raises:
+        ValueError: if a label is out of range.
+    """
+    if labels.device.type != "cpu" or not labels.numel():
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_identities:
+        wrong = low if low < 0 else high
+        raise ValueError(f"label {wrong} is out of range: the head has num_identities={num_identities}")

@@ -1,0 +1,128 @@
+"""CenterSGD: the update rule of center loss as a torch optimizer.
+
+Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016 [1].
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facelit.distributed import all_gather
+
+_RECORDING = "_center_recording"
+
+
+class _Recording(list[tuple[Tensor, Tensor]]):
+    """The batches (labels, embeddings) that wait for the next step; pickles as None."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+
+def record_batch(centers: Tensor, labels: Tensor, embeddings: Tensor) -> None:
+    """Keeps a batch for the next step of the CenterSGD that owns these centers; without one does nothing.
+
+    Args:
+        centers: (C, D) the parameter that the optimizer was made with.
+        labels: (N,) int64, from 0 to C - 1.
+        embeddings: (N, D) embeddings of any floating-point dtype; kept detached, in the centers' dtype.
+    """
+    recording = getattr(centers, _RECORDING, None)
+    if recording is not None:  # without an optimizer to empty it, the recording would grow for ever
+        # A copy: under CUDA graphs the next forward overwrites the buffer that the embeddings stand in.
+        recording.append((labels.detach(), embeddings.detach().to(centers.dtype, copy=True)))
+
+
+def _start_recording(centers: Tensor) -> None:
+    setattr(centers, _RECORDING, _Recording())
+
+
+def _take_recording(centers: Tensor) -> _Recording:
+    """What was recorded since the last call; a new recording starts."""
+    recording: _Recording | None = getattr(centers, _RECORDING, None)
+    _start_recording(centers)
+    return recording or _Recording()
+
+
+def move_centers(centers: Tensor, labels: Tensor, embeddings: Tensor, alpha: float) -> None:
+    """Moves centers towards the embeddings of their identities, in place: eq. 4 of [1].
+
+    ``c_j <- c_j - alpha * sum_{i: y_i = j} (c_j - x_i) / (1 + n_j)``, n_j being the number of samples of
+    identity j. Only the rows named in ``labels`` are read or written, and nothing waits for the device.
+
+    Args:
+        centers: (C, D) tensor.
+        labels: (N,) int64, from 0 to C - 1.
+        embeddings: (N, D) tensor of the centers' dtype.
+        alpha: the share of the way, without unit.
+    """
+    ordered = labels.sort().values
+    counts = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)  # (N,)
+    deltas = (embeddings - centers.index_select(0, labels)) / (1 + counts).unsqueeze(1)  # (N, D)
+    centers.index_add_(0, labels, deltas, alpha=alpha)
+
+
+class CenterSGD(torch.optim.Optimizer):
+    """Moves the centers of center loss by its own rule, eq. 4 of [1], instead of by a gradient.
+
+    :class:`~facelit.heads.CenterLoss` records each batch on its centers when the loss is backpropagated; a
+    step applies all batches since the last one at once (accumulated micro-batches, on all processes), n_j
+    counted over all of them, and forgets them. The step therefore depends neither on the weight of the loss
+    nor on a learning rate, has no momentum and no weight decay. A step after which nothing was recorded
+    leaves the centers as they are.
+
+    Under distributed training every process must have recorded the same number of samples before a step: they
+    are gathered, and each process applies the same update to its own copy of the centers.
+
+    Args:
+        params: the centers, ``CenterLoss.centers``, as for any torch optimizer.
+        alpha: the share of the way that a center goes, > 0; 0.5 in the paper.
+
+    Raises:
+        ValueError: if alpha is not positive.
+    """
+
+    def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], alpha: float = 0.5) -> None:
+        if not alpha > 0:
+            raise ValueError(f"alpha must be positive, not {alpha}")
+        super().__init__(params, {"alpha": alpha})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds centers to the optimizer, with their own alpha if the group has one."""
+        super().add_param_group(param_group)
+        for centers in self.param_groups[-1]["params"]:
+            _start_recording(centers)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.zero_grad()  # a copy of the optimizer has copies of the centers, which do not record yet
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops what was recorded since the last step: a step that must not count ends here."""
+        for group in self.param_groups:
+            for centers in group["params"]:
+                _start_recording(centers)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Applies what was recorded since the last step, once, and forgets it.
+
+        Args:
+            closure: computes the loss again and backpropagates it, as for any torch optimizer.
+
+        Returns:
+            What the closure returned, or None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for centers in group["params"]:
+                recording = _take_recording(centers)
+                if recording:
+                    labels, embeddings = (torch.cat(parts) for parts in zip(*recording, strict=True))
+                    move_centers(centers, all_gather(labels), all_gather(embeddings), group["alpha"])
+        return loss
