@@ -83,7 +83,7 @@ def measure(make: Callable[[int], Step], repeats: int) -> dict[int, list[float]]
 
 
 def report(name: str, seconds: dict[int, list[float]], baseline: float) -> dict[int, dict[str, float]]:
-    """Prints a line for each number of identities: the median, the quartiles, and the ratio to the baseline."""
+    """Prints a line for each number of identities: median, quartiles, and the ratio to the baseline."""
     figures = {}
     for identities, times in seconds.items():
         low, median, high = (1e3 * q for q in statistics.quantiles(times, n=4))
@@ -100,15 +100,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeats", type=int, default=300, help="steps for each size; dense ones: a 30th")
+    parser.add_argument("--repeats", type=int, default=300, help="steps for each size; dense: a 30th")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads for torch")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(arguments.threads)
     print(
-        f"Python {platform.python_version()}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads; "
-        f"batch {BATCH}, embeddings of {DIM}, float32"
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{arguments.threads} CPU thread(s); batch {BATCH}, embeddings of {DIM}, float32"
     )
     sparse = measure(sparse_step, arguments.repeats)
     dense = measure(dense_step, max(2, arguments.repeats // 30))

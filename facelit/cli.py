@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit import backbones, heads
-from facelit.callbacks import EmbeddingWriter, VerificationCallback
+from facelit.callbacks import EmbeddingWriter, LastCheckpoint, VerificationCallback
 from facelit.checkpoints import check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli_errors import explain, name_broken_config
 from facelit.cli_resume import adopt_model, refuse_other_model
@@ -58,6 +58,7 @@ class FacelitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The callbacks that every run has, and the values that nobody should have to type."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(VerificationCallback, "verification")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.set_defaults(
@@ -66,7 +67,6 @@ class FacelitCLI(LightningCLI):
                 "checkpoint.mode": "max",
                 "checkpoint.filename": "epoch{epoch:03d}-step{step:07d}-accuracy{val/accuracy:.4f}",
                 "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.save_last": True,
             }
         )
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -159,9 +159,12 @@ def main(args: ArgsType = None) -> None:
 
 
 def quieten() -> None:
-    """Silences two remarks that no user of facelit can do anything about."""
+    """Silences remarks that no user of facelit can do anything about."""
     # Lightning walks batches with torch's pytree and calls what torch renames.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # A resumed run goes on in its own folder, and may choose its checkpoints by another figure than before.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )
@@ -183,8 +186,12 @@ def _run_folders(config: Namespace) -> Sequence[Path]:
 
 
 def _continue_in_same_folder(config: Namespace) -> None:
-    """A resumed run goes on writing where it wrote before, if that is where its checkpoint lies."""
-    settings = getattr(config.trainer.logger, "init_args", None)
+    """A resumed run goes on writing where it wrote before, if that is where its checkpoint lies.
+
+    Only with TensorBoard, whose logger adds to what it finds: the CSV logger deletes it.
+    """
+    class_path = getattr(config.trainer.logger, "class_path", "")
+    settings = getattr(config.trainer.logger, "init_args", None) if class_path.endswith("TensorBoardLogger") else None
     folder = Path(config.ckpt_path).resolve().parent.parent
     if settings is not None and any(folder == known.resolve() for known in _run_folders(config)):
         number = folder.name.removeprefix("version_")

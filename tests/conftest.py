@@ -1,8 +1,11 @@
-"""What several test files share: where LFW is, if it is at hand."""
+"""What several test files share: where LFW is, if it is at hand; and one thread, so that figures repeat exactly."""
 
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,7 @@ from facelit.data.identity_folder import IdentityFolder
 from facelit.data.pairs import PairsFolder, read_pairs
 from facelit.data.samplers import IdentityBalancedSampler, RandomTripletSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
-try:
-    from facelit.data.synthetic import SyntheticFaces, SyntheticPairs, write_identity_tree, write_lfw_tree
-except ImportError: pass
+from facelit.data.synthetic import SyntheticFaces, SyntheticPairs, write_identity_tree, write_lfw_tree
 
 __all__ = [
     "Augmentation",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from facelit.data.augmentation import Augmentation, normalize
 from facelit.data.batches import EvalBatch, EvalImages, TrainBatch, TrainImages
@@ -61,7 +61,6 @@ class FaceDataModule(LightningDataModule):
         self.augmentation = augmentation or Augmentation()
         self.num_workers = num_workers
         self.seed = seed
-        self._resumed: dict[str, int] | None = None
 
     @property
     def num_identities(self) -> int | None:
@@ -100,10 +99,9 @@ class FaceDataModule(LightningDataModule):
         source = self._training_set()
         self._refuse_overfit_batches()
         sampler = EpochSampler(self.plan, source.labels, self._world_size, self._rank, self.seed)
-        if self._resumed is not None:
-            sampler.resume(**self._resumed)
-        # The sampler yields whole batches, which the dataset stacks itself: hence no batch size here.
-        return self._loader(TrainImages(source, self.seed), batch_size=None, sampler=sampler)
+        loader = TrainLoader(TrainImages(source, self.seed), sampler=sampler, **self._loader_options(batch_size=None))
+        loader.trainer = self.trainer
+        return loader
 
     def val_dataloader(self) -> list[DataLoader[EvalBatch]]:
         """One loader for each verification set, in their order."""
@@ -124,19 +122,6 @@ class FaceDataModule(LightningDataModule):
         if isinstance(batch, EvalBatch):
             return batch._replace(images=normalize(batch.images))
         return batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where in the epoch the run is, for a resume that neither repeats nor drops a batch."""
-        if self.trainer is None:
-            return {}
-        return {
-            "epoch": self.trainer.current_epoch,
-            "batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Remembers where the run was, for `train_dataloader`."""
-        self._resumed = dict(state_dict) or None
 
     @property
     def _world_size(self) -> int:
@@ -167,20 +152,40 @@ class FaceDataModule(LightningDataModule):
         sampler = None
         if self._world_size > 1:
             sampler = DistributedSampler(dataset, self._world_size, self._rank, shuffle=False)
-        return self._loader(dataset, batch_size=self.eval_batch_size, sampler=sampler)
+        options = self._loader_options(batch_size=self.eval_batch_size)
+        return DataLoader(dataset, sampler=sampler, collate_fn=_collate, **options)
 
-    def _loader(self, dataset: Dataset[Any], batch_size: int | None, sampler: Sampler[Any] | None) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=None if batch_size is None else _collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
+    def _loader_options(self, batch_size: int | None) -> dict[str, Any]:
+        return {
+            "batch_size": batch_size,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
             # Its own generator: making an iterator must not advance the one that dropout draws from.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+            "generator": torch.Generator().manual_seed(self.seed),
+        }
+
+
+class TrainLoader(DataLoader[TrainBatch]):
+    """A loader of whole batches that a checkpoint remembers the place of.
+
+    The sampler yields requests for whole batches and the dataset stacks them: `batch_size` is None. Lightning saves and
+    restores whatever loader has `state_dict` and `load_state_dict`.
+    """
+
+    trainer: Trainer | None = None
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and how many of its batches the trainer has begun: not how many the workers have read ahead."""
+        if self.trainer is None:
+            return {}
+        batches_done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return {"epoch": self.trainer.current_epoch, "batches_done": batches_done}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Goes on after the last batch that the checkpoint has seen."""
+        if state_dict and isinstance(self.sampler, EpochSampler):
+            self.sampler.resume(**state_dict)
 
 
 def _collate(samples: list[EvalBatch]) -> EvalBatch:

@@ -29,7 +29,7 @@ HEAVY = [
 def test_trains_at_112(name: str) -> None:
     torch.manual_seed(0)
     backbone = TorchvisionBackbone(name, embedding_dim=6)
-    assert backbone.training
+    assert all(module.training for module in backbone.modules())
     assert backbone.embedding_dim == 6
     embeddings = backbone(torch.randn(3, 3, 112, 112))
     assert embeddings.shape == (3, 6)
@@ -45,6 +45,7 @@ def test_shapes_at_112(name: str) -> None:
         assert backbone(torch.empty(3, 3, 112, 112)).shape == (3, 6)
     *_, last = (m for m in backbone.modules() if isinstance(m, nn.Linear))
     assert last.out_features == 6
+    assert not any("aux" in parameter.lower() for parameter, _ in backbone.named_parameters())
 
 
 def test_only_the_last_layer_differs_from_torchvisions() -> None:

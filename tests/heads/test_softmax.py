@@ -17,7 +17,7 @@ def reference(
     target = torch.full_like(log_p, smoothing / logits.shape[1])
     target[range(len(labels)), labels] += 1 - smoothing
     accuracy = sum(int(row.argmax()) == int(y) for row, y in zip(logits, labels, strict=True)) / len(labels)
-    return float(-(target * log_p).sum(dim=1).mean()), accuracy
+    return -(target * log_p).sum(dim=1).mean().item(), accuracy
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -1,0 +1,435 @@
+"""Draws a face out of numbers: flat layers with soft edges, in numpy, at 112x112.
+
+Coordinates are u to the right and v downwards, both from -1 to 1 over the crop, before the head is moved. An identity is a
+point in the space of `Identity`; what differs between two images of a person is a point in the space of `Shot`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from facelit.data.sources import CROP_SIZE, Crop
+
+Grid = npt.NDArray[np.float32]
+Colour = npt.NDArray[np.float32]
+
+_AXIS = ((np.arange(CROP_SIZE) + 0.5) / CROP_SIZE * 2 - 1).astype(np.float32)
+_U, _V = np.meshgrid(_AXIS, _AXIS)
+_PIXEL = 2 / CROP_SIZE
+_HAIR_STYLES = ("bald", "short", "fringe", "parted", "long", "curly")
+_SKINS = np.array([[246, 214, 190], [229, 184, 150], [203, 150, 112], [160, 108, 76], [112, 72, 50], [84, 54, 40]], np.float32)
+_HAIRS = np.array([[28, 22, 20], [62, 40, 26], [110, 72, 40], [196, 154, 88], [150, 66, 34], [150, 150, 150]], np.float32)
+_IRISES = np.array([[70, 46, 28], [104, 74, 40], [86, 120, 70], [74, 118, 160], [120, 130, 136]], np.float32)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What stays the same in all images of a person; lengths in units of half the crop."""
+
+    width: float
+    height: float
+    jaw: float
+    chin: float
+    eye_distance: float
+    eye_height: float
+    eye_width: float
+    eye_open: float
+    eye_tilt: float
+    brow_gap: float
+    brow_thick: float
+    brow_tilt: float
+    brow_arch: float
+    nose_length: float
+    nose_width: float
+    mouth_height: float
+    mouth_width: float
+    lip_upper: float
+    lip_lower: float
+    ears: float
+    hairline: float
+    hair: str
+    hair_side: float
+    beard: float
+    moustache: float
+    glasses: bool
+    wrinkles: float
+    skin: Colour
+    hair_colour: Colour
+    iris: Colour
+    lips: Colour
+    moles: npt.NDArray[np.float32]
+    freckles: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What differs from image to image."""
+
+    yaw: float
+    pitch: float
+    roll: float
+    zoom: float
+    shift: tuple[float, float]
+    smile: float
+    mouth_open: float
+    brow_raise: float
+    blink: float
+    gaze: tuple[float, float]
+    light: tuple[float, float]
+    contrast: float
+    gain: float
+    tint: Colour
+    blur: float
+    noise: float
+    gray: bool
+    background: Colour
+    clothes: Colour
+    occlusion: str
+    patch: tuple[float, float, float, float]
+    wears_glasses: bool
+    noise_seed: int
+
+
+def draw_identity(rng: np.random.Generator) -> Identity:
+    """A random person."""
+
+    def between(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))
+
+    skin = _blend(_SKINS, between(0, len(_SKINS) - 1)) * rng.uniform(0.95, 1.05, 3)
+    hair_colour = _HAIRS[rng.integers(len(_HAIRS))] * rng.uniform(0.8, 1.2)
+    bearded = rng.random() < 0.4
+    num_moles = int(rng.integers(0, 4))
+    return Identity(
+        width=between(0.50, 0.66),
+        height=between(0.70, 0.82),
+        jaw=between(0.02, 0.42),
+        chin=between(2.0, 3.2),
+        eye_distance=between(0.19, 0.285),
+        eye_height=between(-0.14, 0.0),
+        eye_width=between(0.085, 0.135),
+        eye_open=between(0.034, 0.072),
+        eye_tilt=between(-0.35, 0.35),
+        brow_gap=between(0.085, 0.16),
+        brow_thick=between(0.014, 0.042),
+        brow_tilt=between(-0.25, 0.3),
+        brow_arch=between(0.0, 0.06),
+        nose_length=between(0.24, 0.40),
+        nose_width=between(0.07, 0.15),
+        mouth_height=between(0.40, 0.52),
+        mouth_width=between(0.15, 0.27),
+        lip_upper=between(0.018, 0.052),
+        lip_lower=between(0.026, 0.068),
+        ears=between(0.05, 0.13),
+        hairline=between(-0.62, -0.36),
+        hair=str(rng.choice(_HAIR_STYLES)),
+        hair_side=float(rng.choice([-1.0, 1.0])),
+        beard=between(0.35, 0.95) if bearded else 0.0,
+        moustache=between(0.4, 0.95) if rng.random() < (0.6 if bearded else 0.08) else 0.0,
+        glasses=bool(rng.random() < 0.2),
+        wrinkles=max(0.0, between(-0.6, 1.0)),
+        skin=skin.astype(np.float32),
+        hair_colour=hair_colour.astype(np.float32),
+        iris=_IRISES[rng.integers(len(_IRISES))],
+        lips=(skin * [0.86, 0.58, 0.58] * rng.uniform(0.85, 1.1)).astype(np.float32),
+        moles=rng.uniform([-0.38, -0.35], [0.38, 0.6], (num_moles, 2)).astype(np.float32),
+        freckles=rng.normal([0, 0.14], [0.2, 0.07], (24 if rng.random() < 0.15 else 0, 2)).astype(np.float32),
+    )
+
+
+def draw_shot(rng: np.random.Generator, identity: Identity) -> Shot:
+    """Random circumstances for an image of a person."""
+    occlusion = str(rng.choice(["none", "patch", "scarf", "shades"], p=[0.82, 0.1, 0.04, 0.04]))
+    return Shot(
+        yaw=float(np.clip(rng.normal(0, 0.45), -1, 1)),
+        pitch=float(np.clip(rng.normal(0, 0.4), -1, 1)),
+        roll=float(rng.normal(0, 0.08)),
+        zoom=float(rng.uniform(0.93, 1.1)),
+        shift=(float(rng.normal(0, 0.03)), float(rng.normal(0, 0.03))),
+        smile=float(rng.uniform(-0.5, 1.0)),
+        mouth_open=float(max(0.0, rng.uniform(-0.8, 1.0))),
+        brow_raise=float(rng.uniform(-0.025, 0.04)),
+        blink=float(rng.uniform(0.65, 1.1)) if rng.random() > 0.06 else 0.12,
+        gaze=(float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.3, 0.3))),
+        light=(float(rng.uniform(-1, 1)), float(rng.uniform(-1, 0.4))),
+        contrast=float(rng.uniform(0.1, 0.75)),
+        gain=float(rng.uniform(0.62, 1.22)),
+        tint=rng.uniform(0.86, 1.12, 3).astype(np.float32),
+        blur=float(rng.uniform(0, 1)) if rng.random() < 0.5 else 0.0,
+        noise=float(rng.uniform(1, 9)),
+        gray=bool(rng.random() < 0.08),
+        background=(rng.uniform(25, 215, (2, 1)) + rng.uniform(-45, 45, (2, 3))).astype(np.float32),
+        clothes=(rng.uniform(25, 200) + rng.uniform(-55, 55, 3)).clip(10, 235).astype(np.float32),
+        occlusion=occlusion,
+        patch=tuple(rng.uniform([-0.8, -0.7, 0.12, 0.12], [0.8, 0.9, 0.3, 0.3])),
+        wears_glasses=bool(rng.random() < (0.8 if identity.glasses else 0.04)),
+        noise_seed=int(rng.integers(2**31)),
+    )
+
+
+def render(identity: Identity, shot: Shot) -> Crop:
+    """Draws one image.
+
+    Returns:
+        uint8 RGB, shape (112, 112, 3).
+    """
+    cos, sin = np.cos(shot.roll) / shot.zoom, np.sin(shot.roll) / shot.zoom
+    u = cos * (_U - shot.shift[0]) + sin * (_V - shot.shift[1])
+    v = cos * (_V - shot.shift[1]) - sin * (_U - shot.shift[0])
+    start, end = shot.background
+    canvas = _Canvas(start + (end - start) * ((_U + _V)[..., None] / 4 + np.float32(0.5)))
+    _draw_behind(canvas, identity, shot, u, v)
+    head = _head(identity, u, v)
+    skin = identity.skin * _skin_light(identity, shot, u, v)[..., None]
+    canvas.paint(_soft(head), skin)
+    skin = np.minimum(skin, 255)
+    # Inner features turn with the head: they shift most where the head comes closest to the camera.
+    bulge = np.clip(1 - (u / identity.width) ** 2 - (v / 0.95) ** 2, 0, 1)
+    x, y = u - 0.17 * shot.yaw * bulge, v - 0.11 * shot.pitch * bulge
+    _draw_skin_marks(canvas, identity, head, x, y)
+    _draw_beard(canvas, identity, head, x, y)
+    _draw_nose(canvas, identity, shot, x, y)
+    _draw_mouth(canvas, identity, shot, x, y)
+    for side in (-1.0, 1.0):
+        _draw_eye(canvas, identity, shot, side, x, y)
+    if shot.wears_glasses or shot.occlusion == "shades":
+        _draw_glasses(canvas, identity, x, y, dark=shot.occlusion == "shades")
+    _draw_hair(canvas, identity, u, v)
+    _draw_occlusion(canvas, shot, u, v)
+    return _photograph(canvas.pixels, shot)
+
+
+class _Canvas:
+    """Layers are painted one over the other."""
+
+    def __init__(self, pixels: Grid) -> None:
+        self.pixels = pixels
+
+    def near(
+        self, x: Grid, y: Grid, centre: tuple[float, float], reach: tuple[float, float]
+    ) -> tuple[_Canvas, Grid, Grid]:
+        """The part around a small feature, with its coordinates: drawing there costs a fraction."""
+        inside = (np.abs(x - centre[0]) < reach[0]) & (np.abs(y - centre[1]) < reach[1])
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        if not len(rows):
+            return _Canvas(self.pixels[:1, :1]), x[:1, :1], y[:1, :1]
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return _Canvas(self.pixels[box]), x[box], y[box]
+
+    def paint(self, mask: Grid, colour: Grid) -> None:
+        """Covers with a colour, (3,) or (H, W, 3), by a mask (H, W) of opacities; works on the mask's bounding box."""
+        rows, columns = np.flatnonzero(mask.max(axis=1) > 0.004), np.flatnonzero(mask.max(axis=0) > 0.004)
+        if len(rows) and len(columns):
+            box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            layer = colour[box] if colour.ndim == 3 else colour
+            self.pixels[box] += (layer - self.pixels[box]) * mask[box][..., None]
+
+
+def _draw_behind(canvas: _Canvas, person: Identity, shot: Shot, u: Grid, v: Grid) -> None:
+    """Long hair, neck, clothes, ears: what the face is in front of."""
+    if person.hair == "long":
+        behind = _ellipse(u, v, 0, 0.05, person.width + 0.17, person.height + 0.2)
+        canvas.paint(_soft(np.maximum(behind, v - 0.98)), person.hair_colour * 0.75)
+    canvas.paint(_soft(_ellipse(u, v, 0, 0.85, person.width * 0.62, 0.45)), person.skin * 0.68)
+    canvas.paint(_soft(_ellipse(u, v, 0, 1.45, 1.15, 0.52)), shot.clothes)
+    for side in (-1.0, 1.0):
+        ear = _ellipse(u, v, side * (person.width + 0.01), 0.06, person.ears, 0.16)
+        canvas.paint(_soft(ear), person.skin * 0.82)
+
+
+def _head(person: Identity, u: Grid, v: Grid) -> Grid:
+    """Signed distance to the outline: an ellipse above, narrowed towards the chin by the jaw."""
+    lower = np.clip((v + 0.05) / person.height, 0, 1)
+    half_width = person.width * (1 - person.jaw * lower**person.chin)
+    return (np.sqrt((u / half_width) ** 2 + (v / (person.height + 0.08)) ** 2) - 1) * np.float32(0.6)
+
+
+def _skin_light(person: Identity, shot: Shot, u: Grid, v: Grid) -> Grid:
+    """Lambert's law on an ellipsoid, softened, and darker towards the outline."""
+    nx, ny = u / (person.width + 0.12), v / (person.height + 0.25)
+    nz = np.sqrt(np.clip(1 - nx**2 - ny**2, 0.02, 1))
+    lit = (shot.light[0] * nx + shot.light[1] * ny + 0.9 * nz) / 1.2
+    return (1 + shot.contrast * (lit - 0.62) - 0.12 * (1 - nz)).astype(np.float32)
+
+
+def _draw_skin_marks(canvas: _Canvas, person: Identity, head: Grid, x: Grid, y: Grid) -> None:
+    inside = _soft(head + 0.03)
+    for side in (-1.0, 1.0):
+        cheek = np.exp(-(((x - side * 0.27) / 0.13) ** 2) - ((y - 0.22) / 0.1) ** 2)
+        canvas.paint(0.16 * cheek * inside, person.skin * np.float32([1.0, 0.66, 0.62]))
+        if person.wrinkles > 0.3:
+            fold = np.abs(x - side * (0.15 + 0.35 * (y - 0.2))) - 0.006
+            within = inside * _soft(np.abs(y - 0.33) - 0.1)
+            canvas.paint(0.45 * person.wrinkles * _soft(fold, 2) * within, person.skin * 0.62)
+    for mark_u, mark_v in person.moles:
+        spot, spot_x, spot_y = canvas.near(x, y, (mark_u, mark_v), (0.06, 0.06))
+        spot.paint(0.85 * _soft(_ellipse(spot_x, spot_y, mark_u, mark_v, 0.02, 0.02)), person.skin * 0.32)
+    if len(person.freckles):
+        nearest = np.full_like(x, 9)
+        for mark_u, mark_v in person.freckles:
+            nearest = np.minimum(nearest, (x - mark_u) ** 2 + (y - mark_v) ** 2)
+        canvas.paint(0.5 * _soft(np.sqrt(nearest) - 0.01) * inside, person.skin * np.float32([0.7, 0.52, 0.42]))
+
+
+def _draw_beard(canvas: _Canvas, person: Identity, head: Grid, x: Grid, y: Grid) -> None:
+    colour = person.hair_colour * 0.6 + person.skin * 0.12
+    if person.beard:
+        edge = 0.2 + 0.5 * np.clip(0.35 - np.abs(x), 0, 1)  # lower under the mouth than along the jaw
+        region = np.clip((y - edge) / 0.12, 0, 1) * _soft(head + 0.01)
+        canvas.paint((person.beard * region).astype(np.float32), colour)
+    if person.moustache:
+        middle = person.mouth_height - 0.085
+        strip = _ellipse(x, y - 0.35 * x**2, 0, middle, person.mouth_width * 0.95, 0.05)
+        canvas.paint(person.moustache * _soft(strip, 2), colour)
+
+
+def _draw_nose(canvas: _Canvas, person: Identity, shot: Shot, x: Grid, y: Grid) -> None:
+    """A lit ridge, a shadow on the side away from the light, wings and nostrils."""
+    canvas, x, y = canvas.near(x, y, (0, 0.2), (0.24, 0.45))
+    skin, lit = canvas.pixels.copy(), np.minimum(canvas.pixels * 1.2, 255)
+    top, tip = person.eye_height + 0.02, person.eye_height + person.nose_length
+    along = np.clip((y - top) / (tip - top), 0, 1)
+    half = person.nose_width * (0.28 + 0.55 * along)
+    within = _soft(np.maximum(top - y, y - tip), 3)
+    away = -1.0 if shot.light[0] > 0 else 1.0
+    shadow = np.exp(-(((x - away * half) / 0.035) ** 2)) * within
+    canvas.paint((0.34 * shadow).astype(np.float32), skin * 0.66)
+    canvas.paint((0.3 * np.exp(-((x / 0.03) ** 2)) * within).astype(np.float32), lit)
+    canvas.paint(0.55 * _soft(_ellipse(x, y, 0, tip, person.nose_width, 0.062), 3), skin * 0.93)
+    canvas.paint(0.5 * _soft(_ellipse(x, y, 0, tip - 0.03, person.nose_width * 0.45, 0.04), 4), lit)
+    rim = _soft(np.abs(_ellipse(x, y, 0, tip - 0.01, person.nose_width, 0.066)) - 0.004, 1.5)
+    canvas.paint(0.5 * rim * (y > tip - 0.03), skin * 0.62)
+    for side in (-1.0, 1.0):
+        nostril = _ellipse(x, y, side * person.nose_width * 0.48, tip + 0.03, person.nose_width * 0.26, 0.017)
+        canvas.paint(0.75 * _soft(nostril), person.skin * 0.3)
+
+
+def _draw_mouth(canvas: _Canvas, person: Identity, shot: Shot, x: Grid, y: Grid) -> None:
+    canvas, x, y = canvas.near(x, y, (0, person.mouth_height), (0.36, 0.22))
+    width = person.mouth_width * (1 + 0.14 * shot.smile)
+    # A smile lifts the corners: the mouth's middle line is a parabola.
+    line = y - person.mouth_height + 0.055 * shot.smile * ((x / width) ** 2 - 0.4)
+    taper = np.sqrt(np.clip(1 - (x / width) ** 2, 0, 1))
+    gap = 0.07 * shot.mouth_open * taper
+    bow = 1 - 0.3 * np.exp(-((x / 0.03) ** 2))  # the dip in the middle of the upper lip
+    inside = _soft(np.abs(x) - width)
+    canvas.paint(inside * _soft(np.abs(line) - gap - 0.004), np.float32([52, 18, 20]))
+    if shot.mouth_open > 0.15:
+        teeth = np.maximum(np.abs(line + 0.4 * gap) - 0.5 * gap, np.abs(x) - 0.8 * width)
+        canvas.paint(0.9 * inside * _soft(teeth), np.float32([232, 226, 214]))
+    upper = np.maximum(line + gap, -(line + gap + person.lip_upper * taper * bow))
+    lower = np.maximum(-(line - gap), line - gap - person.lip_lower * taper)
+    canvas.paint(inside * _soft(upper) * (taper > 0), person.lips * 0.86)
+    canvas.paint(inside * _soft(lower) * (taper > 0), person.lips)
+    gloss = np.exp(-((x / (0.5 * width)) ** 2) - ((line - gap - 0.45 * person.lip_lower) / 0.012) ** 2)
+    canvas.paint((0.22 * gloss).astype(np.float32), np.float32([255, 225, 220]))
+
+
+def _draw_eye(canvas: _Canvas, person: Identity, shot: Shot, side: float, x: Grid, y: Grid) -> None:
+    centre = side * person.eye_distance
+    canvas, x, y = canvas.near(x, y, (centre, person.eye_height), (0.27, 0.28))
+    ex, ey = (x - centre) * side, y - person.eye_height
+    tilted = ey + person.eye_tilt * 0.35 * ex
+    opening = person.eye_open * shot.blink
+    socket = np.exp(-((ex / 0.16) ** 2) - ((ey + 0.02) / 0.1) ** 2)
+    canvas.paint((0.24 * socket).astype(np.float32), person.skin * 0.55)
+    almond = np.sqrt(np.clip(1 - (ex / person.eye_width) ** 2, 0, 1)) ** 1.3
+    lid = np.maximum(np.abs(tilted) - opening * almond, np.abs(ex) - person.eye_width)
+    white = _soft(lid)
+    canvas.paint(white, np.float32([238, 234, 228]))
+    gaze_x, gaze_y = shot.gaze[0] * 0.03 * side, shot.gaze[1] * 0.015
+    radius = 0.052
+    canvas.paint(white * _soft(_ellipse(ex, tilted, gaze_x, gaze_y, radius, radius)), person.iris)
+    pupil = _ellipse(ex, tilted, gaze_x, gaze_y, 0.45 * radius, 0.45 * radius)
+    canvas.paint(white * _soft(pupil), np.float32([12, 10, 10]))
+    glint = _ellipse(ex * side, tilted, gaze_x * side + 0.016, gaze_y - 0.016, 0.012, 0.012)
+    canvas.paint(0.9 * white * _soft(glint), np.float32([255, 255, 255]))
+    within = _soft(np.abs(ex) - person.eye_width * 1.04)
+    canvas.paint(0.85 * within * _soft(np.abs(tilted + opening * almond) - 0.011), np.float32([36, 26, 24]))
+    canvas.paint(0.35 * within * _soft(np.abs(tilted - opening * almond) - 0.006), person.skin * 0.45)
+    canvas.paint(0.3 * within * _soft(np.abs(tilted + opening * almond + 0.035) - 0.006), person.skin * 0.5)
+    arch = person.brow_arch * (1 - (ex / 0.15) ** 2)
+    brow_line = ey + person.brow_gap + shot.brow_raise + person.brow_tilt * ex + arch
+    thickness = person.brow_thick * np.clip(1.15 - 2.2 * np.clip(ex, 0, 1), 0.3, 1.15)
+    brow = np.maximum(np.abs(brow_line) - thickness, np.abs(ex) - person.eye_width * 1.35)
+    canvas.paint(0.85 * _soft(brow, 1.6), person.hair_colour * 0.62 + person.skin * 0.06)
+
+
+def _draw_glasses(canvas: _Canvas, person: Identity, x: Grid, y: Grid, dark: bool) -> None:
+    frame = np.float32([24, 22, 26])
+    for side in (-1.0, 1.0):
+        lens = _ellipse(x, y, side * person.eye_distance, person.eye_height + 0.015, 0.165, 0.125)
+        if dark:
+            canvas.paint(0.94 * _soft(lens), np.float32([20, 20, 26]))
+        canvas.paint(0.9 * _soft(np.abs(lens) - 0.012), frame)
+    bridge = np.maximum(np.abs(y - person.eye_height + 0.01) - 0.011, np.abs(x) - (person.eye_distance - 0.155))
+    canvas.paint(0.9 * _soft(bridge), frame)
+
+
+def _draw_hair(canvas: _Canvas, person: Identity, u: Grid, v: Grid) -> None:
+    """The hair in front of the face: everything of a cap that lies above the hairline of the style."""
+    if person.hair == "bald":
+        return
+    volume = {"short": 0.06, "fringe": 0.1, "parted": 0.1, "long": 0.13, "curly": 0.17}[person.hair]
+    cap = _ellipse(u, v, 0, -0.06, person.width + volume, person.height + volume)
+    if person.hair == "curly":
+        cap = cap + 0.03 * np.sin(np.arctan2(v, u) * 22) * np.float32(1.0)
+    line = {
+        "short": person.hairline + 0.45 * u**2,
+        "fringe": person.hairline + 0.16 + 0.02 * np.sin(u * 30),
+        "parted": person.hairline + 0.26 * np.abs(u * person.hair_side + 0.3),
+        "long": person.hairline + 0.9 * u**2,
+        "curly": person.hairline + 0.5 * u**2 + 0.02 * np.sin(u * 40),
+    }[person.hair]
+    # Beside the forehead the hair comes down along the head's outline.
+    sideburn = 0.1 if person.hair in ("short", "fringe", "parted", "curly") else 0.75
+    beside = np.maximum(person.width * 0.93 - np.abs(u), v - sideburn)
+    front = np.maximum(cap, np.minimum(v - line, beside))
+    strands = 1 + 0.14 * np.sin(38 * u + 9 * np.sin(4 * v)) * np.float32(1.0)
+    shade = (strands * (0.85 - 0.3 * v)).astype(np.float32)
+    canvas.paint(_soft(front, 1.4), person.hair_colour * shade[..., None])
+
+
+def _draw_occlusion(canvas: _Canvas, shot: Shot, u: Grid, v: Grid) -> None:
+    if shot.occlusion == "scarf":
+        canvas.paint(_soft(0.34 + 0.06 * np.cos(3 * u) - v, 2), shot.clothes * (0.9 + 0.1 * np.sin(25 * v))[..., None])
+    elif shot.occlusion == "patch":
+        centre_u, centre_v, half_width, half_height = shot.patch
+        patch = np.maximum(np.abs(u - centre_u) - half_width, np.abs(v - centre_v) - half_height)
+        canvas.paint(_soft(patch), shot.clothes)
+
+
+def _photograph(pixels: Grid, shot: Shot) -> Crop:
+    """Exposure, tint, blur, sensor noise."""
+    pixels = pixels * (shot.gain * shot.tint)
+    if shot.gray:
+        pixels = np.repeat(pixels @ np.float32([0.299, 0.587, 0.114])[:, None], 3, axis=2)
+    if shot.blur:
+        side = np.float32(shot.blur / 3)
+        for axis in (0, 1):
+            pixels = (1 - 2 * side) * pixels + side * (np.roll(pixels, 1, axis) + np.roll(pixels, -1, axis))
+    noise = np.random.default_rng(shot.noise_seed).standard_normal(pixels.shape, dtype=np.float32)
+    return np.clip(pixels + shot.noise * noise, 0, 255).astype(np.uint8)
+
+
+def _ellipse(u: Grid, v: Grid, centre_u: float, centre_v: float, half_width: float, half_height: float) -> Grid:
+    """About the signed distance to an ellipse: negative inside."""
+    radius = np.sqrt(((u - centre_u) / half_width) ** 2 + ((v - centre_v) / half_height) ** 2)
+    distance: Grid = (radius - 1) * np.float32(min(half_width, half_height))
+    return distance
+
+
+def _soft(distance: Grid, width: float = 1.0) -> Grid:
+    """Opacity from a signed distance: an edge `width` pixels wide."""
+    opacity: Grid = np.clip(0.5 - distance / np.float32(_PIXEL * width), 0, 1).astype(np.float32)
+    return opacity
+
+
+def _blend(palette: npt.NDArray[np.float32], place: float) -> Colour:
+    """A colour between two neighbours of a palette."""
+    left = min(int(place), len(palette) - 2)
+    colour: Colour = palette[left] + (palette[left + 1] - palette[left]) * np.float32(place - left)
+    return colour

@@ -1,0 +1,226 @@
+"""Built-in faces: a procedural training set and verification set, for a first run without downloads.
+
+They are drawings. A network that tells them apart has learned nothing about people; it shows that the whole machinery works.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from rich.progress import track
+
+from facelit.data import face_drawing
+from facelit.data.sources import CROP_SIZE, Crop, IdentitySource, VerificationSource
+
+_HELD_OUT = 1_000_000
+"""Verification identities are numbered from here: no training set has them."""
+_WORTH_A_POOL = 500
+"""Fewer images than this are drawn before a second process has started."""
+
+FaceKey = tuple[int, int, int]
+"""Seed, identity number and image number: what an image is a function of."""
+
+
+def draw_face(seed: int, identity: int, image: int) -> Crop:
+    """One image of one person, the same bytes whenever and wherever it is drawn.
+
+    Args:
+        seed: The world of people.
+        identity: Number of the person.
+        image: Number of the person's image.
+
+    Returns:
+        uint8 RGB, shape (112, 112, 3).
+    """
+    person = _identity(seed, identity)
+    return face_drawing.render(person, face_drawing.draw_shot(np.random.default_rng([seed, identity, 1 + image]), person))
+
+
+class SyntheticFaces(IdentitySource):
+    """Drawn faces to train on.
+
+    Args:
+        num_identities: How many people.
+        images_per_identity: Images of each.
+        seed: The world of people; others have other faces.
+    """
+
+    def __init__(self, num_identities: int = 200, images_per_identity: int = 20, seed: int = 0) -> None:
+        if not 2 <= num_identities <= _HELD_OUT or images_per_identity < 1:
+            raise ValueError(f"{num_identities} identities of {images_per_identity} images: at least 2 of 1, at most 1,000,000")
+        self.images_per_identity = images_per_identity
+        self.seed = seed
+        self._names = [_identity_name(number) for number in range(num_identities)]
+        self._labels = np.repeat(np.arange(num_identities, dtype=np.int64), images_per_identity)
+        self._drawn: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Identity number of each image, shape (num_images,)."""
+        return self._labels
+
+    @property
+    def identities(self) -> Sequence[str]:
+        """`synthetic_00000000`, ..."""
+        return self._names
+
+    def image(self, index: int) -> Crop:
+        """Image `index`, uint8 RGB (112, 112, 3)."""
+        return draw_face(*self._key(index)) if self._drawn is None else self._drawn[index]
+
+    def name(self, index: int) -> str:
+        """As the file would be called."""
+        _, identity, image = self._key(index)
+        return _image_name(identity, image)
+
+    def prepare(self) -> None:
+        """Draws all images once, into memory."""
+        if self._drawn is None:
+            self._drawn = _draw_all([self._key(index) for index in range(len(self))])
+
+    def _key(self, index: int) -> FaceKey:
+        identity, image = divmod(index, self.images_per_identity)
+        return self.seed, identity, image
+
+
+class SyntheticPairs(VerificationSource):
+    """Pairs of drawn faces of people that no `SyntheticFaces` contains, in LFW's fold format.
+
+    Folds share no people, as LFW's do not. In each fold the genuine pairs stand before the impostor pairs.
+
+    Args:
+        folds: How many folds.
+        pairs_per_fold: Genuine pairs of each fold, and as many impostor pairs.
+        images_per_identity: Images of each person that pairs are drawn from.
+        seed: The world of people.
+    """
+
+    def __init__(self, folds: int = 10, pairs_per_fold: int = 100, images_per_identity: int = 4, seed: int = 0) -> None:
+        if folds < 2 or pairs_per_fold < 2 or images_per_identity < 2:
+            raise ValueError("SyntheticPairs needs at least 2 folds, 2 pairs per fold and 2 images per identity")
+        rng = np.random.default_rng([seed, _HELD_OUT])
+        people_per_fold = max(2, pairs_per_fold // 2)
+        rows = [
+            _fold_pairs(rng, np.arange(people_per_fold) + fold * people_per_fold, pairs_per_fold, images_per_identity)
+            for fold in range(folds)
+        ]
+        keys, places = np.unique(np.concatenate(rows).reshape(-1, 2), axis=0, return_inverse=True)
+        pairs = places.reshape(-1, 2)
+        self._keys: list[FaceKey] = [(seed, _HELD_OUT + int(person), int(image)) for person, image in keys]
+        self._drawn: npt.NDArray[np.uint8] | None = None
+        super().__init__(
+            names=[_image_name(identity, image) for _, identity, image in self._keys],
+            first=pairs[:, 0].astype(np.int64),
+            second=pairs[:, 1].astype(np.int64),
+            is_same=np.tile(np.repeat([True, False], pairs_per_fold), folds),
+            folds=np.repeat(np.arange(1, folds + 1), 2 * pairs_per_fold),
+        )
+
+    def image(self, number: int) -> Crop:
+        """Image `number`, uint8 RGB (112, 112, 3)."""
+        return draw_face(*self._keys[number]) if self._drawn is None else self._drawn[number]
+
+    def prepare(self) -> None:
+        """Draws all images once, into memory."""
+        if self._drawn is None:
+            self._drawn = _draw_all(self._keys)
+
+
+def write_identity_tree(faces: SyntheticFaces, root: Path) -> Path:
+    """Writes a training set as `root/<identity>/<image>.png`, VGGFace2's layout; returns `root`."""
+    for index in range(len(faces)):
+        _write(faces.image(index), root / faces.name(index))
+    return root
+
+
+def write_lfw_tree(pairs: SyntheticPairs, root: Path) -> Path:
+    """Writes a verification set in LFW's layout, `root/<Name>/<Name>_0001.png`, with `root/pairs.txt`.
+
+    Returns:
+        The pairs file's path.
+    """
+    for number, name in enumerate(pairs.names):
+        _write(pairs.image(number), root / name)
+    num_folds = len(np.unique(pairs.folds))
+    rows = [f"{num_folds}\t{len(pairs.folds) // num_folds // 2}"]
+    for first, second, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True):
+        (name, number), (other, other_number) = (_split_name(pairs.names[image]) for image in (first, second))
+        rows.append(f"{name}\t{number}\t{other_number}" if same else f"{name}\t{number}\t{other}\t{other_number}")
+    path = root / "pairs.txt"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@lru_cache(maxsize=64)
+def _identity(seed: int, identity: int) -> face_drawing.Identity:
+    return face_drawing.draw_identity(np.random.default_rng([seed, identity, 0]))
+
+
+def _fold_pairs(
+    rng: np.random.Generator, people: npt.NDArray[np.int64], count: int, images: int
+) -> npt.NDArray[np.int64]:
+    """Genuine, then impostor pairs as rows ((person, image), (person, image)), shape (2 * count, 2, 2)."""
+    one = rng.choice(people, count)
+    first = rng.integers(images, size=count)
+    second = (first + 1 + rng.integers(images - 1, size=count)) % images
+    genuine = np.stack([np.stack([one, first], 1), np.stack([one, second], 1)], 1)
+    left = rng.integers(len(people), size=count)
+    right = (left + 1 + rng.integers(len(people) - 1, size=count)) % len(people)
+    shots = rng.integers(images, size=(2, count))
+    impostor = np.stack([np.stack([people[left], shots[0]], 1), np.stack([people[right], shots[1]], 1)], 1)
+    return np.concatenate([genuine, impostor])
+
+
+def _draw_all(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
+    """All images, (num_images, 112, 112, 3), on all cores and with a progress bar where there are many."""
+    drawn = np.empty((len(keys), CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    workers = min(8, os.cpu_count() or 1)
+    if len(keys) < _WORTH_A_POOL or workers == 1:
+        images = map(_draw_key, keys)
+        for index, image in enumerate(images):
+            drawn[index] = image
+        return drawn
+    # Not forked: by now torch and Lightning may have threads.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        chunks = [keys[start : start + 100] for start in range(0, len(keys), 100)]
+        done = 0
+        for images in track(pool.map(_draw_chunk, chunks), "Drawing faces", total=len(chunks), transient=True):
+            drawn[done : done + len(images)] = images
+            done += len(images)
+    return drawn
+
+
+def _draw_key(key: FaceKey) -> Crop:
+    return draw_face(*key)
+
+
+def _draw_chunk(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
+    return np.stack([draw_face(*key) for key in keys])
+
+
+def _identity_name(identity: int) -> str:
+    return f"synthetic_{identity:08d}"
+
+
+def _image_name(identity: int, image: int) -> str:
+    name = _identity_name(identity)
+    return f"{name}/{name}_{image + 1:04d}.png"
+
+
+def _split_name(path: str) -> tuple[str, int]:
+    """Name and number, from `name/name_0001.png`."""
+    name, _, number = Path(path).stem.rpartition("_")
+    return name, int(number)
+
+
+def _write(image: Crop, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)

@@ -1,0 +1,249 @@
+"""LFW's View 2 protocol: pair scores to accuracy, ROC, EER and TAR at a given FAR. Plain numpy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+FAR_TARGETS = (1e-2, 1e-3)
+MIN_IMPOSTORS = 3
+"""A FAR that fewer impostor pairs than this stand behind is not reported: it would mean nothing."""
+
+
+class Roc(NamedTuple):
+    """ROC curve over all pairs, one point per distinct score, from (0, 0) to (1, 1).
+
+    `far` and `tar` float64 in [0, 1], `thresholds` float64 falling from infinity; all of shape (num_distinct + 1,). A pair
+    is accepted where `score >= threshold`.
+    """
+
+    far: Floats
+    tar: Floats
+    thresholds: Floats
+
+
+class TarAtFar(NamedTuple):
+    """The largest TAR at a FAR of at most the target.
+
+    `num_impostors` is how many impostor pairs the target allows to be accepted, `floor(target * impostor pairs)`: how much
+    stands behind the figure.
+    """
+
+    tar: float
+    far: float
+    threshold: float
+    num_impostors: int
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What `evaluate_pairs` found.
+
+    Attributes:
+        accuracy: Mean of the fold accuracies.
+        accuracy_se: Its standard error: sample standard deviation of the fold accuracies / sqrt(folds).
+        fold_accuracies: Accuracy on each fold at its threshold, float64 (folds,).
+        fold_thresholds: Threshold of each fold, chosen on the other folds, float64 (folds,).
+        roc: ROC curve over all pairs.
+        auc: Area under it.
+        eer: Error rate where FAR and 1 - TAR are equal on the piecewise linear ROC.
+        eer_threshold: Threshold of the ROC point next to it.
+        tar_at_far: By target FAR (1e-2, 1e-3); targets with too few impostor pairs behind them are left out.
+        best_threshold: Threshold of the highest accuracy over all pairs: what to use with the network afterwards.
+        best_accuracy: That accuracy, which is optimistic: the threshold has seen the pairs.
+        num_genuine: Genuine pairs.
+        num_impostor: Impostor pairs.
+    """
+
+    accuracy: float
+    accuracy_se: float
+    fold_accuracies: Floats
+    fold_thresholds: Floats
+    roc: Roc
+    auc: float
+    eer: float
+    eer_threshold: float
+    tar_at_far: dict[float, TarAtFar]
+    best_threshold: float
+    best_accuracy: float
+    num_genuine: int
+    num_impostor: int
+
+    @property
+    def num_folds(self) -> int:
+        """How many folds the accuracy is a mean over."""
+        return len(self.fold_accuracies)
+
+    def summary(self) -> str:
+        """The figures in one line."""
+        tars = [
+            f"TAR@FAR={_far_name(target)} {point.tar:.4f} ({point.num_impostors} impostors)"
+            for target, point in self.tar_at_far.items()
+        ]
+        parts = [f"accuracy {self.accuracy:.4f} ± {self.accuracy_se:.4f}", f"AUC {self.auc:.4f}", f"EER {self.eer:.4f}"]
+        return "  ".join([*parts, *tars, f"threshold {self.best_threshold:.4f}"])
+
+    def as_dict(self) -> dict[str, float]:
+        """The figures by the name they are logged under."""
+        figures = {
+            "accuracy": self.accuracy,
+            "accuracy_se": self.accuracy_se,
+            "auc": self.auc,
+            "eer": self.eer,
+            "threshold": self.best_threshold,
+        }
+        return figures | {f"tar_at_far_{_far_name(target)}": point.tar for target, point in self.tar_at_far.items()}
+
+
+def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationResult:
+    """Evaluates verification scores by LFW's protocol (View 2).
+
+    For each fold the threshold that maximises accuracy on the *other* folds is applied to it. Candidates are every
+    distinct score of those folds (a pair is accepted where `score >= threshold`) and infinity (accept none); among equally
+    good ones the highest is taken.
+
+    Huang et al., Labeled Faces in the Wild, UMass Amherst TR 07-49, 2007 (the protocol); Huang & Learned-Miller, TR
+    UM-CS-2014-003 (standard error).
+
+    Args:
+        scores: Higher means more alike; array or tensor, shape (N,), converted to float64.
+        is_same: True for genuine pairs, shape (N,).
+        folds: A number of equal blocks in the order of the pairs, or each pair's fold, integer, shape (N,).
+
+    Returns:
+        Accuracy, ROC and what is derived from it.
+
+    Raises:
+        ValueError: Shapes differ, a score is NaN or infinite, all pairs are of one kind, or the folds do not fit.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    is_same = np.asarray(is_same, dtype=np.bool_)
+    _check(scores, is_same)
+    fold_of = _fold_numbers(folds, len(scores))
+    curves = _CumulativeCounts(scores, is_same, fold_of)
+    fold_accuracies, fold_thresholds = curves.fold_accuracies()
+    roc = curves.roc()
+    best = curves.most_correct(curves.genuine.sum(axis=0), curves.impostor.sum(axis=0))
+    eer, eer_threshold = _equal_error_rate(roc)
+    num_folds = len(fold_accuracies)
+    return VerificationResult(
+        accuracy=float(fold_accuracies.mean()),
+        accuracy_se=float(fold_accuracies.std(ddof=1) / math.sqrt(num_folds)),
+        fold_accuracies=fold_accuracies,
+        fold_thresholds=fold_thresholds,
+        roc=roc,
+        auc=curves.auc(),
+        eer=eer,
+        eer_threshold=eer_threshold,
+        tar_at_far=_tar_at_far(roc, int((~is_same).sum())),
+        best_threshold=float(curves.thresholds[best]),
+        best_accuracy=float(((scores >= curves.thresholds[best]) == is_same).mean()),
+        num_genuine=int(is_same.sum()),
+        num_impostor=int((~is_same).sum()),
+    )
+
+
+class _CumulativeCounts:
+    """For each fold and each threshold, how many of its genuine and impostor pairs are accepted.
+
+    Thresholds fall from infinity through every distinct score, so everything below is a look-up in two tables of shape
+    (folds, thresholds): no loop over thresholds.
+    """
+
+    def __init__(self, scores: Floats, is_same: npt.NDArray[np.bool_], fold_of: npt.NDArray[np.int64]) -> None:
+        distinct, place = np.unique(-scores, return_inverse=True)
+        self.thresholds: Floats = np.concatenate([[np.inf], -distinct])
+        self.genuine = self._accepted(place[is_same], fold_of[is_same], fold_of.max() + 1)
+        self.impostor = self._accepted(place[~is_same], fold_of[~is_same], fold_of.max() + 1)
+
+    def _accepted(
+        self, place: npt.NDArray[np.int64], fold_of: npt.NDArray[np.int64], num_folds: int
+    ) -> npt.NDArray[np.int64]:
+        width = len(self.thresholds)
+        counts = np.bincount(fold_of * width + place + 1, minlength=num_folds * width).reshape(num_folds, width)
+        return np.cumsum(counts, axis=1)
+
+    def most_correct(self, genuine: npt.NDArray[np.int64], impostor: npt.NDArray[np.int64]) -> int:
+        """Place of the highest threshold with most correct decisions, given accepted counts per threshold.
+
+        A score that the counts do not contain can tie with the candidate above it, never beat it; being lower, it
+        is then not taken. So every distinct score may stay in the table.
+        """
+        return int(np.argmax(genuine - impostor))
+
+    def fold_accuracies(self) -> tuple[Floats, Floats]:
+        """Accuracy of each fold at the threshold chosen on the others, and that threshold."""
+        all_genuine, all_impostor = self.genuine.sum(axis=0), self.impostor.sum(axis=0)
+        accuracies, places = [], []
+        for genuine, impostor in zip(self.genuine, self.impostor, strict=True):
+            place = self.most_correct(all_genuine - genuine, all_impostor - impostor)
+            correct = genuine[place] + impostor[-1] - impostor[place]
+            accuracies.append(correct / (genuine[-1] + impostor[-1]))
+            places.append(place)
+        return np.array(accuracies), self.thresholds[places]
+
+    def roc(self) -> Roc:
+        genuine, impostor = self.genuine.sum(axis=0), self.impostor.sum(axis=0)
+        return Roc(impostor / impostor[-1], genuine / genuine[-1], self.thresholds)
+
+    def auc(self) -> float:
+        """Trapezoids in integers, divided once: exact to the last digit."""
+        genuine, impostor = self.genuine.sum(axis=0), self.impostor.sum(axis=0)
+        doubled = int((np.diff(impostor) * (genuine[1:] + genuine[:-1])).sum())
+        return doubled / (2 * int(genuine[-1]) * int(impostor[-1]))
+
+
+def _equal_error_rate(roc: Roc) -> tuple[float, float]:
+    """Where the piecewise linear ROC crosses FAR = 1 - TAR, and the threshold of the first point past it."""
+    gap = roc.far - (1 - roc.tar)  # rises from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    share = -gap[after - 1] / (gap[after] - gap[after - 1])
+    eer = roc.far[after - 1] + share * (roc.far[after] - roc.far[after - 1])
+    return float(eer), float(roc.thresholds[after])
+
+
+def _tar_at_far(roc: Roc, num_impostor: int) -> dict[float, TarAtFar]:
+    points = {}
+    for target in FAR_TARGETS:
+        allowed = math.floor(target * num_impostor + 1e-9)
+        if allowed >= MIN_IMPOSTORS:
+            # FAR is a count over num_impostor: compared as counts, no rounding decides.
+            place = int(np.searchsorted(np.rint(roc.far * num_impostor), allowed, side="right")) - 1
+            points[target] = TarAtFar(
+                float(roc.tar[place]), float(roc.far[place]), float(roc.thresholds[place]), allowed
+            )
+    return points
+
+
+def _check(scores: Floats, is_same: npt.NDArray[np.bool_]) -> None:
+    if scores.ndim != 1 or scores.shape != is_same.shape:
+        raise ValueError(f"scores {scores.shape} and is_same {is_same.shape} must be of one shape (N,)")
+    broken = int((~np.isfinite(scores)).sum())
+    if broken:
+        raise ValueError(f"{broken} of {len(scores)} scores are NaN or infinite")
+    if is_same.all() or not is_same.any():
+        raise ValueError("evaluation needs genuine and impostor pairs; all given ones are of one kind")
+
+
+def _fold_numbers(folds: Any, num_pairs: int) -> npt.NDArray[np.int64]:
+    """Each pair's fold, numbered from 0."""
+    if np.ndim(folds) == 0:
+        count = int(folds)
+        if count < 2 or num_pairs % count:
+            raise ValueError(f"{num_pairs} pairs cannot be cut into {count} equal folds (at least 2)")
+        return np.repeat(np.arange(count), num_pairs // count)
+    names, numbers = np.unique(np.asarray(folds), return_inverse=True)
+    if numbers.shape != (num_pairs,) or len(names) < 2:
+        raise ValueError(f"folds must name at least two folds, one for each of {num_pairs} pairs")
+    return numbers.astype(np.int64)
+
+
+def _far_name(target: float) -> str:
+    """0.01 as 1e-2."""
+    return f"1e{round(math.log10(target))}"

@@ -1,0 +1,110 @@
+"""A training run small enough for a test: crops on disk, a configuration of one-layer size, the real command line.
+
+Test files that use it put this folder on `sys.path` first, as for `two_processes`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+NUM_IDENTITIES, IMAGES_EACH = 8, 6
+
+
+def write_crops(root: Path, num_identities: int = NUM_IDENTITIES, images_each: int = IMAGES_EACH) -> Path:
+    """Identities are colours, images are noise around them: learnable in a few steps."""
+    rng = np.random.default_rng(0)
+    for identity in range(num_identities):
+        folder = root / f"person_{identity:02d}"
+        folder.mkdir(parents=True)
+        colour = rng.integers(40, 216, size=3)
+        for number in range(1, images_each + 1):
+            pixels = np.clip(colour + rng.normal(0, 30, size=(112, 112, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{folder.name}_{number:04d}.png")
+    return root
+
+
+def write_pairs(path: Path, folds: int = 2, per_kind: int = 4) -> Path:
+    """Pairs over `write_crops`, in LFW's format: genuine rows, then impostor rows, fold by fold."""
+    rows = [f"{folds}\t{per_kind}"]
+    for fold in range(folds):
+        people = [f"person_{number:02d}" for number in range(fold * per_kind, (fold + 1) * per_kind)]
+        rows += [f"{person}\t1\t2" for person in people]
+        rows += [f"{person}\t3\t{other}\t4" for person, other in zip(people, people[1:] + people[:1], strict=True)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def tiny_config(folder: Path, head: str = "CenterLossHead", **overrides: Any) -> dict[str, Any]:
+    """Trains an 8-channel VGG16 on `folder/crops`; dotted keys in `overrides` replace values."""
+    config: dict[str, Any] = {
+        "seed_everything": 7,
+        "model": {
+            "backbone": {
+                "class_path": "facelit.backbones.VGG16",
+                "init_args": {"width": 0.01, "embedding_dim": 16, "batch_norm": True, "dropout": 0.3},
+            },
+            "head": {"class_path": f"facelit.heads.{head}"},
+            "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}},
+            "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": 0.7}},
+        },
+        "data": {
+            "train": {"class_path": "facelit.data.IdentityFolder", "init_args": {"root": str(folder / "crops")}},
+            "verification": {
+                "tiny": {
+                    "class_path": "facelit.data.PairsFolder",
+                    "init_args": {"root": str(folder / "crops"), "pairs": str(folder / "pairs.txt")},
+                }
+            },
+            "batch_size": 8,
+            "eval_batch_size": 5,
+            "num_workers": 0,
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 3,
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "logger": {
+                "class_path": "pytorch_lightning.loggers.CSVLogger",
+                "init_args": {"save_dir": str(folder / "runs"), "name": "tiny", "flush_logs_every_n_steps": 1},
+            },
+        },
+    }
+    for key, value in overrides.items():
+        *parents, last = key.split("__")
+        target = config
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = value
+    return config
+
+
+def write_config(folder: Path, config: dict[str, Any], name: str = "tiny.yaml") -> Path:
+    """Writes a configuration file."""
+    path = folder / name
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def make_run(folder: Path, **options: Any) -> Path:
+    """Crops, pairs and a configuration in `folder`; returns the configuration's path."""
+    write_crops(folder / "crops")
+    write_pairs(folder / "pairs.txt")
+    return write_config(folder, tiny_config(folder, **options))
+
+
+def facelit(*args: object, timeout: float = 240, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the real command line in a process of its own."""
+    command = [sys.executable, str(ROOT / "main.py"), *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, **options)
