@@ -23,6 +23,7 @@ from facelit.checkpoints import check_fits, find_checkpoint, num_identities, rea
 from facelit.cli_errors import explain, name_broken_config
 from facelit.cli_resume import adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
+from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.errors import FacelitError
 from facelit.recognizer import FaceRecognizer
 
@@ -81,6 +82,8 @@ class FacelitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Leaves out what the subcommand does not need, and settles who wins: checkpoint or configuration."""
         config = self.config[self.subcommand]
+        if self.subcommand == "fit" and config.data.train is None:
+            raise FacelitError(NO_TRAINING_SET)
         if self.subcommand != "fit":
             config.data.train = None
             if config.ckpt_path is None:
@@ -90,6 +93,8 @@ class FacelitCLI(LightningCLI):
         if not config.data.verification:
             config.checkpoint.monitor = None
             config.checkpoint.filename = "epoch{epoch:03d}-step{step:07d}"
+        # Best is chosen where it is measured. (After a resume an epoch may end without a validation of its own.)
+        config.checkpoint.save_on_train_epoch_end = not config.data.verification
         if config.trainer.precision is None:
             config.trainer.precision = _best_precision(config.trainer.accelerator)
         if config.ckpt_path is not None:
@@ -97,7 +102,10 @@ class FacelitCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds everything, then makes sure that the checkpoint fits before anything starts."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise FacelitError(str(_root_cause(error))) from error
         if self.checkpoint is not None:
             path = self.config[self.subcommand].ckpt_path
             what = "the network of this configuration"
@@ -120,15 +128,10 @@ class FacelitCLI(LightningCLI):
 
     def _count_identities(self, from_data: int | None) -> int:
         """Of the training set; without one, of the checkpoint's head."""
-        count = from_data
-        if count is None and self.checkpoint is not None:
-            count = num_identities(self.checkpoint)
+        if from_data is not None:
+            return from_data
+        count = num_identities(self.checkpoint or {})
         if count is None:
-            if self.subcommand == "fit":
-                raise FacelitError(
-                    "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the"
-                    " built-in faces with --config configs/demo.yaml"
-                )
             raise FacelitError("the checkpoint does not say how many identities its head has: it is not one of facelit's.")
         return count
 
@@ -164,10 +167,18 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # A resumed run goes on in its own folder, and may choose its checkpoints by another figure than before.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
         lambda record: "litlogger" not in record.getMessage()
     )
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """What a class said when it was built, below what jsonargparse made of it."""
+    while (cause := error.__cause__ or error.__context__) is not None and not isinstance(error, FacelitError):
+        error = cause
+    return error
 
 
 def _best_precision(accelerator: str) -> str:

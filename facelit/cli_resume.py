@@ -24,10 +24,10 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
     for part in ("backbone", "head"):
         if not isinstance(trained.get(part), Mapping):
             continue
-        changed += [difference for difference in _differences(part, model[part], trained[part])]
+        changed += _differences(part, model[part], trained[part])
         model[part] = Namespace(
             class_path=trained[part]["class_path"],
-            init_args=Namespace(**{k: v for k, v in trained[part].get("init_args", {}).items() if k != "num_identities"}),
+            init_args=Namespace(**trained[part].get("init_args", {})),
         )
     model.init_backbone = None
     if changed:

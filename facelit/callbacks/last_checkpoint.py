@@ -47,7 +47,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run or folder is None or trainer.global_step == self._saved_at:
             return
         self._saved_at = trainer.global_step
-        trainer.save_checkpoint(folder / "last.ckpt")
+        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
 
 
 def _checkpoint_folder(trainer: Trainer) -> Path | None:

@@ -77,7 +77,8 @@ class VerificationCallback(Callback):
             extra = {"missing_pairs": float(missing)} if missing else {}
             self._log(trainer, pl_module, name, {**self.results[name].as_dict(), **extra})
             note = f"  ({missing} pairs left out)" if missing else ""
-            rank_zero_info(f"{name} at step {trainer.global_step}: {self.results[name].summary()}{note}")
+            when = f" at step {trainer.global_step}" if trainer.state.fn == "fit" else ""
+            rank_zero_info(f"{name}{when}: {self.results[name].summary()}{note}")
         first = next(iter(self._tables))
         pl_module.log("val/accuracy", self.results[first].accuracy, logger=False, sync_dist=trainer.world_size > 1)
         self._tables = {}
@@ -108,7 +109,7 @@ class VerificationCallback(Callback):
             pl_module.log(f"{name}/{key}", value, prog_bar=key in ("accuracy", "auc"), sync_dist=distributed)
 
     def _draw(self, trainer: Trainer, folder: Path | None, sources: Mapping[str, VerificationSource]) -> None:
-        where = f"step {trainer.global_step}" if trainer.global_step else "checkpoint"
+        where = f"step {trainer.global_step}" if trainer.state.fn == "fit" else "checkpoint"
         for name in sources:
             result = self.results[name]
             self._publish(trainer, folder, name, "roc", roc_figure({name: result}, f"{name}, {where}"))

@@ -20,6 +20,12 @@ from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
 
 
+NO_TRAINING_SET = (
+    "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the built-in faces with"
+    " --config configs/demo.yaml"
+)
+
+
 class FaceDataModule(LightningDataModule):
     """Everything between files and batches.
 
@@ -133,10 +139,7 @@ class FaceDataModule(LightningDataModule):
 
     def _training_set(self) -> IdentitySource:
         if self.train is None:
-            raise FacelitError(
-                "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the built-in"
-                " faces with --config configs/demo.yaml"
-            )
+            raise FacelitError(NO_TRAINING_SET)
         return self.train
 
     def _refuse_overfit_batches(self) -> None:

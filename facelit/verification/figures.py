@@ -2,52 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.figure import Figure, SubFigure
 
 from facelit.verification.protocol import MIN_IMPOSTORS, VerificationResult
 
 # Okabe & Ito's colours, which colour-blind readers can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _WRONG, _NEARLY = "#C1121F", "#8A8A8A"
+_MARKERS = {"TAR at FAR 1e-2, 1e-3": "o", "EER": "D", "highest accuracy": "s"}
+_COLUMNS = 2  # pairs side by side in a panel
 
 Indices = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
 ImageReader = Callable[[int], npt.NDArray[np.uint8]]
 
 
 def roc_figure(results: Mapping[str, VerificationResult], title: str = "") -> Figure:
     """ROC curves on a logarithmic FAR axis, with the operating points marked.
 
+    A FAR of 0, which that axis cannot show, stands at its left end. The points of a single curve are labelled
+    beside it; those of several, where labels would collide, by the shape of the marker and in the legend.
+
     Args:
-        results: One curve for each, by the name it has in the legend.
+        results: One curve for each, by the name it has in the legend; at least one.
         title: Above the axes.
 
     Returns:
         A figure of one axes.
+
+    Raises:
+        ValueError: No result is given.
     """
-    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    if not results:
+        raise ValueError("roc_figure needs at least one result")
+    figure = Figure(figsize=(7.2, 5.3 + 0.5 * len(results) + 0.6 * (len(results) > 1)), layout="constrained")
     axes = figure.add_subplot()
     floor = min(0.5 / result.num_impostor for result in results.values())
-    unsafe = max(MIN_IMPOSTORS / result.num_impostor for result in results.values())
-    axes.axvspan(floor, unsafe, color="#EEEEEE", zorder=0, label=f"fewer than {MIN_IMPOSTORS} impostor pairs")
-    diagonal = np.geomspace(floor, 1, 200)
-    axes.plot(diagonal, diagonal, color="#BBBBBB", linestyle=":", label="chance")
-    for colour, (name, result) in zip(_cycle(len(results)), results.items(), strict=True):
-        label = f"{name}: accuracy {result.accuracy:.4f} ± {result.accuracy_se:.4f}, AUC {result.auc:.4f}"
+    _draw_background(axes, results, floor)
+    for number, (name, result) in enumerate(results.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
         far = np.maximum(result.roc.far, floor)
+        label = f"{name}: {_legend_figures(result)}"
         axes.step(far, result.roc.tar, where="post", color=colour, linewidth=1.8, label=label)
-        _mark_operating_points(axes, result, colour, floor)
-    axes.set(xscale="log", xlim=(floor, 1), ylim=(0, 1.02), xlabel="FAR (false accept rate)", ylabel="TAR (true accept rate)")
-    axes.set_title(title)
+        _mark_operating_points(axes, result, colour, floor, labelled=len(results) == 1)
+    if len(results) > 1:
+        for label, marker in _MARKERS.items():
+            axes.plot([], [], marker=marker, color="#555555", linestyle="none", label=label)
+    axes.set(xscale="log", xlim=(floor, 1), ylim=(0, 1.06), title=title)
+    axes.set(xlabel="FAR (false accept rate)", ylabel="TAR (true accept rate)")
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
-    axes.legend(loc="best", fontsize=8.5, framealpha=0.9)
+    figure.legend(loc="outside lower center", fontsize=8.5, frameon=False)
     return figure
 
 
@@ -60,11 +71,16 @@ def hardest_pairs(
         scores: float (N,), higher means more alike.
         is_same: bool (N,).
         thresholds: float (N,) or one number: a pair is accepted where score >= threshold.
-        count: How many of each kind.
+        count: How many of each kind, at least 1; fewer come back where there are fewer pairs of that kind.
 
     Returns:
         Numbers of impostor pairs, highest score over its threshold first; and of genuine pairs, lowest first.
+
+    Raises:
+        ValueError: `count` is below 1.
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     margin = np.asarray(scores, dtype=np.float64) - np.asarray(thresholds, dtype=np.float64)
     same = np.asarray(is_same, dtype=np.bool_)
     order = np.argsort(margin, kind="stable")
@@ -76,7 +92,7 @@ def hardest_pairs_figure(
     first: Indices,
     second: Indices,
     scores: npt.NDArray[np.float64],
-    is_same: npt.NDArray[np.bool_],
+    is_same: Booleans,
     thresholds: npt.ArrayLike,
     count: int = 8,
     title: str = "",
@@ -91,64 +107,101 @@ def hardest_pairs_figure(
         scores: (N,).
         is_same: (N,).
         thresholds: Of each pair, (N,), or one for all.
-        count: Pairs of each kind.
+        count: Pairs of each kind, at least 1.
         title: Above both panels.
         names: Name or path of each image; the file's stem is printed below it.
 
     Returns:
         A figure with two panels of pairs; red frames are mistakes, grey ones the nearest misses.
+
+    Raises:
+        ValueError: `count` is below 1.
     """
-    limits = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), scores.shape)
+    limits = np.broadcast_to(np.asarray(thresholds, dtype=np.float64), np.shape(scores))
     accepted = scores >= limits
     impostors, genuine = hardest_pairs(scores, is_same, limits, count)
-    columns = 4
-    rows = -(-max(len(impostors), len(genuine), 1) // columns)
-    figure = Figure(figsize=(2 * 2.9 * columns, 1.95 * rows + 0.9), layout="constrained")
-    figure.suptitle(title)
-    panels = figure.subfigures(1, 2, wspace=0.04)
-    selections: list[tuple[Any, str, Indices, npt.NDArray[np.bool_]]] = [
-        (panels[0], "False accepts: different people, highest scores", impostors, accepted),
-        (panels[1], "False rejects: one person, lowest scores", genuine, ~accepted),
-    ]
-    for panel, heading, pairs, wrong in selections:
-        mistakes = int(wrong[pairs].sum())
-        near = f"\n({len(pairs) - mistakes} of them correct, but nearest to the threshold)" if mistakes < len(pairs) else ""
-        panel.suptitle(heading + near, fontsize=11)
-        for axes, pair in zip(panel.subplots(rows, columns, squeeze=False).ravel(), [*pairs, *[None] * rows * columns]):
-            axes.set_axis_off()
-            if pair is not None:
-                colour = _WRONG if wrong[pair] else _NEARLY
-                both = (int(first[pair]), int(second[pair]))
-                _draw_pair(axes, [images(number) for number in both], colour)
-                label = f"score {scores[pair]:.3f}, threshold {limits[pair]:.3f}"
-                below = "\n".join([label, *(PurePath(names[number]).stem for number in both)]) if names else label
-                axes.set_title(below, fontsize=7.5, y=-0.06, va="top", color=colour if wrong[pair] else "#444444")
+    rows = math.ceil(max(len(impostors), len(genuine), 1) / _COLUMNS)
+    figure = Figure(
+        figsize=(4 * _COLUMNS + 2.2, (1.62 if names else 1.42) * rows + 1.2), layout="constrained"
+    )
+    figure.suptitle(title, fontsize=13)
+    left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
+    for panel, heading, pairs, wrong in (
+        (left, "False accepts: different people", impostors, accepted),
+        (right, "False rejects: one person", genuine, ~accepted),
+    ):
+        panel.suptitle(_panel_title(heading, int(wrong[pairs].sum()), len(pairs)), fontsize=11)
+        for axes, pair in zip(_cells(panel, rows, len(pairs)), pairs, strict=True):
+            numbers = (int(first[pair]), int(second[pair]))
+            lines = [f"score {scores[pair]:.3f}, threshold {limits[pair]:.3f}"]
+            if names is not None:
+                lines += [PurePath(names[number]).stem for number in numbers]
+            faces = [images(number) for number in numbers]
+            _draw_pair(axes, faces, "\n".join(lines), _WRONG if wrong[pair] else _NEARLY)
     return figure
 
 
-def _draw_pair(axes: Axes, pair: list[npt.NDArray[np.uint8]], colour: str) -> None:
-    height, width = pair[0].shape[:2]
-    gap = np.full((height, max(2, width // 28), 3), 255, dtype=np.uint8)
-    both = np.concatenate([pair[0], gap, pair[1]], axis=1)
-    axes.imshow(both, interpolation="bilinear")
-    outline = (-0.5, -0.5), both.shape[1], height
-    axes.add_patch(Rectangle(*outline, fill=False, edgecolor=colour, linewidth=2.5, clip_on=False))
+def _draw_background(axes: Axes, results: Mapping[str, VerificationResult], floor: float) -> None:
+    unsafe = max(MIN_IMPOSTORS / result.num_impostor for result in results.values())
+    note = f"fewer than {MIN_IMPOSTORS} impostor pairs stand behind this FAR"
+    axes.axvspan(floor, unsafe, color="#EEEEEE", zorder=0, label=note)
+    diagonal = np.geomspace(floor, 1, 200)
+    axes.plot(diagonal, diagonal, color="#999999", linestyle=":", label="chance")
 
 
-def _mark_operating_points(axes: Axes, result: VerificationResult, colour: str, floor: float) -> None:
+def _legend_figures(result: VerificationResult) -> str:
+    tars = [f"TAR {point.tar:.3f} @ FAR {target:g}" for target, point in result.tar_at_far.items()]
+    summary = f"accuracy {result.accuracy:.4f} ± {result.accuracy_se:.4f}, AUC {result.auc:.4f}"
+    return f"{summary}\n" + ", ".join([f"EER {result.eer:.3f}", *tars])
+
+
+def _mark_operating_points(
+    axes: Axes, result: VerificationResult, colour: str, floor: float, labelled: bool
+) -> None:
     best = int(np.argmax(result.roc.thresholds <= result.best_threshold))
     points = [
-        ("best accuracy", result.roc.far[best], result.roc.tar[best], "s"),
-        (f"EER {result.eer:.3f}", result.eer, 1 - result.eer, "D"),
+        (f"TAR {point.tar:.3f} at FAR {target:g}", point.far, point.tar, "o")
+        for target, point in result.tar_at_far.items()
     ]
-    points += [
-        (f"TAR {point.tar:.3f} at FAR {target:g}", point.far, point.tar, "o") for target, point in result.tar_at_far.items()
-    ]
+    accuracy = f"accuracy {result.best_accuracy:.3f}\nat threshold {result.best_threshold:.3f}"
+    points.append((accuracy, result.roc.far[best], result.roc.tar[best], "s"))
+    points.append((f"EER {result.eer:.3f}", result.eer, 1 - result.eer, "D"))
     for label, far, tar, marker in points:
         x = max(far, floor)
-        axes.plot([x], [tar], marker=marker, color=colour, markeredgecolor="white", markersize=7, linestyle="none", zorder=4)
-        axes.annotate(label, (x, tar), xytext=(7, -10), textcoords="offset points", fontsize=8, color="#333333")
+        axes.plot([x], [tar], marker, color=colour, markeredgecolor="white", markersize=7, zorder=4)
+        if labelled:
+            _label_point(axes, label, (x, tar), above=marker == "D", at_left=x < floor**0.75)
 
 
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]
+def _label_point(axes: Axes, label: str, point: tuple[float, float], above: bool, at_left: bool) -> None:
+    """Writes above-left or below-right of a point, where a rising curve leaves room."""
+    horizontal = "right" if above and not at_left else "left"
+    offset = ((2, 6) if at_left else (-7, 5)) if above else (8, -6)
+    vertical = "bottom" if above else "top"
+    axes.annotate(label, point, offset, textcoords="offset points", fontsize=8, ha=horizontal, va=vertical)
+
+
+def _panel_title(heading: str, mistakes: int, shown: int) -> str:
+    if mistakes == shown:
+        return f"{heading}\nthe {shown} most confident mistakes"
+    if mistakes == 0:
+        return f"{heading}\nnone; the {shown} pairs nearest to the threshold (grey)"
+    return f"{heading}\nall {mistakes}, then the {shown - mistakes} nearest to the threshold (grey)"
+
+
+def _cells(panel: SubFigure, rows: int, count: int) -> list[Axes]:
+    """The first `count` cells of a grid; the others keep their place and stay blank."""
+    cells: list[Axes] = list(panel.subplots(rows, _COLUMNS, squeeze=False).ravel())
+    for blank in cells[count:]:
+        blank.set_axis_off()
+    return cells[:count]
+
+
+def _draw_pair(axes: Axes, faces: list[npt.NDArray[np.uint8]], text: str, colour: str) -> None:
+    height, width = faces[0].shape[:2]
+    gap = np.full((height, max(2, width // 28), 3), 255, dtype=np.uint8)
+    axes.imshow(np.concatenate([faces[0], gap, faces[1]], axis=1), interpolation="bilinear")
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(text, fontsize=8, labelpad=4, color="black" if colour == _WRONG else "#555555")
+    for spine in axes.spines.values():
+        spine.set(color=colour, linewidth=2.5)

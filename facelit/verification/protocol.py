@@ -1,15 +1,19 @@
-"""LFW's View 2 protocol: pair scores to accuracy, ROC, EER and TAR at a given FAR. Plain numpy."""
+"""LFW's View 2 protocol: pair scores to accuracy, ROC, EER and TAR at a given FAR. Plain numpy inside."""
 
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
 
 FAR_TARGETS = (1e-2, 1e-3)
 MIN_IMPOSTORS = 3
@@ -19,8 +23,8 @@ MIN_IMPOSTORS = 3
 class Roc(NamedTuple):
     """ROC curve over all pairs, one point per distinct score, from (0, 0) to (1, 1).
 
-    `far` and `tar` float64 in [0, 1], `thresholds` float64 falling from infinity; all of shape (num_distinct + 1,). A pair
-    is accepted where `score >= threshold`.
+    `far` and `tar` float64 in [0, 1], `thresholds` float64 falling from infinity; all of shape
+    (num_distinct + 1,). A pair is accepted where `score >= threshold`.
     """
 
     far: Floats
@@ -31,8 +35,8 @@ class Roc(NamedTuple):
 class TarAtFar(NamedTuple):
     """The largest TAR at a FAR of at most the target.
 
-    `num_impostors` is how many impostor pairs the target allows to be accepted, `floor(target * impostor pairs)`: how much
-    stands behind the figure.
+    `num_impostors` is how many impostor pairs the target allows to be accepted,
+    `floor(target * impostor pairs)`: how much stands behind the figure.
     """
 
     tar: float
@@ -41,7 +45,7 @@ class TarAtFar(NamedTuple):
     num_impostors: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # eq: arrays have no one truth value
 class VerificationResult:
     """What `evaluate_pairs` found.
 
@@ -53,9 +57,10 @@ class VerificationResult:
         roc: ROC curve over all pairs.
         auc: Area under it.
         eer: Error rate where FAR and 1 - TAR are equal on the piecewise linear ROC.
-        eer_threshold: Threshold of the ROC point next to it.
+        eer_threshold: Threshold of the first ROC point where FAR >= 1 - TAR.
         tar_at_far: By target FAR (1e-2, 1e-3); targets with too few impostor pairs behind them are left out.
-        best_threshold: Threshold of the highest accuracy over all pairs: what to use with the network afterwards.
+        best_threshold: Threshold of the highest accuracy over all pairs: what to use with the network later.
+            The highest of equally good ones; infinity where nothing beats rejecting every pair.
         best_accuracy: That accuracy, which is optimistic: the threshold has seen the pairs.
         num_genuine: Genuine pairs.
         num_impostor: Impostor pairs.
@@ -86,8 +91,9 @@ class VerificationResult:
             f"TAR@FAR={_far_name(target)} {point.tar:.4f} ({point.num_impostors} impostors)"
             for target, point in self.tar_at_far.items()
         ]
-        parts = [f"accuracy {self.accuracy:.4f} ± {self.accuracy_se:.4f}", f"AUC {self.auc:.4f}", f"EER {self.eer:.4f}"]
-        return "  ".join([*parts, *tars, f"threshold {self.best_threshold:.4f}"])
+        accuracy = f"accuracy {self.accuracy:.4f} ± {self.accuracy_se:.4f}"
+        areas = [f"AUC {self.auc:.4f}", f"EER {self.eer:.4f}"]
+        return "  ".join([accuracy, *areas, *tars, f"threshold {self.best_threshold:.4f}"])
 
     def as_dict(self) -> dict[str, float]:
         """The figures by the name they are logged under."""
@@ -98,18 +104,19 @@ class VerificationResult:
             "eer": self.eer,
             "threshold": self.best_threshold,
         }
-        return figures | {f"tar_at_far_{_far_name(target)}": point.tar for target, point in self.tar_at_far.items()}
+        tars = {f"tar_at_far_{_far_name(target)}": point.tar for target, point in self.tar_at_far.items()}
+        return figures | tars
 
 
 def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationResult:
     """Evaluates verification scores by LFW's protocol (View 2).
 
-    For each fold the threshold that maximises accuracy on the *other* folds is applied to it. Candidates are every
-    distinct score of those folds (a pair is accepted where `score >= threshold`) and infinity (accept none); among equally
-    good ones the highest is taken.
+    For each fold the threshold that maximises accuracy on the *other* folds is applied to it. Candidates are
+    every distinct score of those folds (a pair is accepted where `score >= threshold`) and infinity (accept
+    none); among equally good ones the highest is taken.
 
-    Huang et al., Labeled Faces in the Wild, UMass Amherst TR 07-49, 2007 (the protocol); Huang & Learned-Miller, TR
-    UM-CS-2014-003 (standard error).
+    Huang et al., Labeled Faces in the Wild, UMass Amherst TR 07-49, 2007 (the protocol); Huang &
+    Learned-Miller, TR UM-CS-2014-003 (standard error).
 
     Args:
         scores: Higher means more alike; array or tensor, shape (N,), converted to float64.
@@ -120,17 +127,18 @@ def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationRe
         Accuracy, ROC and what is derived from it.
 
     Raises:
-        ValueError: Shapes differ, a score is NaN or infinite, all pairs are of one kind, or the folds do not fit.
+        ValueError: Shapes differ, a score is NaN or infinite, all pairs are of one kind, or the folds do not
+            fit.
     """
-    scores = np.asarray(scores, dtype=np.float64)
-    is_same = np.asarray(is_same, dtype=np.bool_)
+    scores = np.asarray(_off_torch(scores), dtype=np.float64)
+    is_same = np.asarray(_off_torch(is_same), dtype=np.bool_)
     _check(scores, is_same)
-    fold_of = _fold_numbers(folds, len(scores))
+    fold_of = _fold_numbers(_off_torch(folds), len(scores))
     curves = _CumulativeCounts(scores, is_same, fold_of)
     fold_accuracies, fold_thresholds = curves.fold_accuracies()
     roc = curves.roc()
-    best = curves.most_correct(curves.genuine.sum(axis=0), curves.impostor.sum(axis=0))
-    eer, eer_threshold = _equal_error_rate(roc)
+    best = curves.most_correct(curves.all_genuine, curves.all_impostor)
+    eer, eer_threshold = curves.equal_error_rate()
     num_folds = len(fold_accuracies)
     return VerificationResult(
         accuracy=float(fold_accuracies.mean()),
@@ -152,60 +160,61 @@ def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationRe
 class _CumulativeCounts:
     """For each fold and each threshold, how many of its genuine and impostor pairs are accepted.
 
-    Thresholds fall from infinity through every distinct score, so everything below is a look-up in two tables of shape
-    (folds, thresholds): no loop over thresholds.
+    Thresholds fall from infinity through every distinct score, so everything below is a look-up in two tables
+    of shape (folds, thresholds): no loop over thresholds.
     """
 
-    def __init__(self, scores: Floats, is_same: npt.NDArray[np.bool_], fold_of: npt.NDArray[np.int64]) -> None:
+    def __init__(self, scores: Floats, is_same: Booleans, fold_of: Counts) -> None:
         distinct, place = np.unique(-scores, return_inverse=True)
         self.thresholds: Floats = np.concatenate([[np.inf], -distinct])
         self.genuine = self._accepted(place[is_same], fold_of[is_same], fold_of.max() + 1)
         self.impostor = self._accepted(place[~is_same], fold_of[~is_same], fold_of.max() + 1)
+        self.all_genuine: Counts = self.genuine.sum(axis=0)
+        self.all_impostor: Counts = self.impostor.sum(axis=0)
 
-    def _accepted(
-        self, place: npt.NDArray[np.int64], fold_of: npt.NDArray[np.int64], num_folds: int
-    ) -> npt.NDArray[np.int64]:
+    def _accepted(self, place: Counts, fold_of: Counts, num_folds: int) -> Counts:
         width = len(self.thresholds)
-        counts = np.bincount(fold_of * width + place + 1, minlength=num_folds * width).reshape(num_folds, width)
-        return np.cumsum(counts, axis=1)
+        counts = np.bincount(fold_of * width + place + 1, minlength=num_folds * width)
+        return np.cumsum(counts.reshape(num_folds, width), axis=1)
 
-    def most_correct(self, genuine: npt.NDArray[np.int64], impostor: npt.NDArray[np.int64]) -> int:
+    def most_correct(self, genuine: Counts, impostor: Counts) -> int:
         """Place of the highest threshold with most correct decisions, given accepted counts per threshold.
 
-        A score that the counts do not contain can tie with the candidate above it, never beat it; being lower, it
-        is then not taken. So every distinct score may stay in the table.
+        A score that the counts do not contain can tie with the candidate above it, never beat it; being
+        lower, it is then not taken. So every distinct score may stay in the table.
         """
         return int(np.argmax(genuine - impostor))
 
     def fold_accuracies(self) -> tuple[Floats, Floats]:
         """Accuracy of each fold at the threshold chosen on the others, and that threshold."""
-        all_genuine, all_impostor = self.genuine.sum(axis=0), self.impostor.sum(axis=0)
         accuracies, places = [], []
         for genuine, impostor in zip(self.genuine, self.impostor, strict=True):
-            place = self.most_correct(all_genuine - genuine, all_impostor - impostor)
+            place = self.most_correct(self.all_genuine - genuine, self.all_impostor - impostor)
             correct = genuine[place] + impostor[-1] - impostor[place]
             accuracies.append(correct / (genuine[-1] + impostor[-1]))
             places.append(place)
         return np.array(accuracies), self.thresholds[places]
 
     def roc(self) -> Roc:
-        genuine, impostor = self.genuine.sum(axis=0), self.impostor.sum(axis=0)
-        return Roc(impostor / impostor[-1], genuine / genuine[-1], self.thresholds)
+        """ROC curve over the pairs of all folds."""
+        far, tar = self.all_impostor / self.all_impostor[-1], self.all_genuine / self.all_genuine[-1]
+        return Roc(far, tar, self.thresholds)
 
     def auc(self) -> float:
         """Trapezoids in integers, divided once: exact to the last digit."""
-        genuine, impostor = self.genuine.sum(axis=0), self.impostor.sum(axis=0)
+        genuine, impostor = self.all_genuine, self.all_impostor
         doubled = int((np.diff(impostor) * (genuine[1:] + genuine[:-1])).sum())
         return doubled / (2 * int(genuine[-1]) * int(impostor[-1]))
 
-
-def _equal_error_rate(roc: Roc) -> tuple[float, float]:
-    """Where the piecewise linear ROC crosses FAR = 1 - TAR, and the threshold of the first point past it."""
-    gap = roc.far - (1 - roc.tar)  # rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    share = -gap[after - 1] / (gap[after] - gap[after - 1])
-    eer = roc.far[after - 1] + share * (roc.far[after] - roc.far[after - 1])
-    return float(eer), float(roc.thresholds[after])
+    def equal_error_rate(self) -> tuple[float, float]:
+        """Where the piecewise linear ROC meets FAR = 1 - TAR; threshold of the first point there or past."""
+        genuine, impostor = self.all_genuine, self.all_impostor
+        # FAR - (1 - TAR) in counts, rising: rounding in 1 - TAR would miss a point of equal errors.
+        gap = impostor * genuine[-1] - (genuine[-1] - genuine) * impostor[-1]
+        after = int(np.argmax(gap >= 0))
+        share = -gap[after - 1] / (gap[after] - gap[after - 1])
+        eer = (impostor[after - 1] + share * (impostor[after] - impostor[after - 1])) / impostor[-1]
+        return float(eer), float(self.thresholds[after])
 
 
 def _tar_at_far(roc: Roc, num_impostor: int) -> dict[float, TarAtFar]:
@@ -221,7 +230,15 @@ def _tar_at_far(roc: Roc, num_impostor: int) -> dict[float, TarAtFar]:
     return points
 
 
-def _check(scores: Floats, is_same: npt.NDArray[np.bool_]) -> None:
+def _off_torch(values: Any) -> Any:
+    """A tensor on any device, of any dtype, with or without gradient, as an array; else what it is given."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        return (values.double() if values.is_floating_point() else values).numpy()
+    return values
+
+
+def _check(scores: Floats, is_same: Booleans) -> None:
     if scores.ndim != 1 or scores.shape != is_same.shape:
         raise ValueError(f"scores {scores.shape} and is_same {is_same.shape} must be of one shape (N,)")
     broken = int((~np.isfinite(scores)).sum())
@@ -231,10 +248,10 @@ def _check(scores: Floats, is_same: npt.NDArray[np.bool_]) -> None:
         raise ValueError("evaluation needs genuine and impostor pairs; all given ones are of one kind")
 
 
-def _fold_numbers(folds: Any, num_pairs: int) -> npt.NDArray[np.int64]:
+def _fold_numbers(folds: Any, num_pairs: int) -> Counts:
     """Each pair's fold, numbered from 0."""
     if np.ndim(folds) == 0:
-        count = int(folds)
+        count = operator.index(folds)
         if count < 2 or num_pairs % count:
             raise ValueError(f"{num_pairs} pairs cannot be cut into {count} equal folds (at least 2)")
         return np.repeat(np.arange(count), num_pairs // count)
