@@ -1,8 +1,9 @@
-"""CenterSGD: the update rule of center loss as a torch optimizer.
+"""CenterSGD: the update rule of center loss as a torch optimizer; and a learning-rate schedule.
 
 Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016 [1].
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -126,3 +127,48 @@ class CenterSGD(torch.optim.Optimizer):
                     labels, embeddings = (torch.cat(parts) for parts in zip(*recording, strict=True))
                     move_centers(centers, all_gather(labels), all_gather(embeddings), group["alpha"])
         return loss
+
+
+class WarmupCosine(torch.optim.lr_scheduler.LRScheduler):
+    """Linear warm-up, then a half cosine down to a final rate; step it after each optimizer step.
+
+    Goyal et al., arXiv 1706.02677, 2017, sec. 2.2 (warm-up); Loshchilov & Hutter, ICLR 2017, eq. 5 (cosine).
+
+    Args:
+        optimizer: whose rates are scheduled; its rates are the highest ones.
+        warmup: the share of the steps that the rate rises in, from 0 to 1.
+        final: the last rate, as a share of the highest one.
+        total_steps: steps of the whole run; :class:`~facelit.FaceRecognizer` fills it in. Steps past it keep the
+            final rate.
+
+    Raises:
+        ValueError: if warmup is outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        warmup: float = 0.1,
+        final: float = 0.0,
+        total_steps: int | None = None,
+    ) -> None:
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must be a share from 0 to below 1, not {warmup}")
+        self.warmup = warmup
+        self.final = final
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """The share of the highest rate that optimizer step number ``step`` is made with, counted from 0."""
+        if self.total_steps is None:
+            return 0.0 if step == 0 and self.warmup else 1.0
+        rising = self.warmup * self.total_steps
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        progress = min(1.0, (step - rising) / max(1.0, self.total_steps - rising))
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The rate of each parameter group for the next step."""
+        return [base * self.factor(self.last_epoch) for base in self.base_lrs]

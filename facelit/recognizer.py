@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.checkpoints import CHECKPOINT_KEY, load_backbone
 from facelit.data.batches import EvalBatch, TrainBatch
+from facelit.data.datamodule import FaceDataModule
 from facelit.errors import FacelitError
 from facelit.heads import Head
+from facelit.optim import WarmupCosine
 
 
 def _default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -105,6 +107,10 @@ class FaceRecognizer(LightningModule):
         if self.make_lr_scheduler is None:
             return {"optimizer": optimizer}
         scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
+            scheduler.total_steps = self._total_steps()
+            for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
+                group["lr"] = rate
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings["monitor"] = scheduler.monitor
@@ -153,6 +159,18 @@ class FaceRecognizer(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A loss that is no number stops the run, however the trainer was made."""
         return [StopOnNonFiniteLoss()]
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        trainer = self.trainer
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, FaceDataModule):
+            return int(trainer.estimated_stepping_batches)
+        # Lightning's own estimate sets up the loader before a resumed run knows its place in the epoch.
+        batches, limit = data.batches_per_epoch, trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = -(-batches // trainer.accumulate_grad_batches) * max(0, trainer.max_epochs or 0)
+        return min(steps or trainer.max_steps, trainer.max_steps if trainer.max_steps > 0 else steps)
 
     def _gradient_scale(self) -> float | None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)

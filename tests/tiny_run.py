@@ -55,6 +55,7 @@ def tiny_config(folder: Path, head: str = "CenterLossHead", **overrides: Any) ->
             "head": {"class_path": f"facelit.heads.{head}"},
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}},
             "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": 0.7}},
+            "lr_interval": "epoch",
         },
         "data": {
             "train": {"class_path": "facelit.data.IdentityFolder", "init_args": {"root": str(folder / "crops")}},

@@ -36,11 +36,13 @@ class VerificationCallback(Callback):
         hardest_pairs: How many false accepts and how many false rejects the picture shows; 0 draws none.
         flip_average: Whether the embedding of an image is the mean of its own and its mirror image's. Off by default: what
             is measured is then what one forward pass gives.
+        save_scores: Whether `<set>-scores.tsv` is written too: fold, kind, score and both images of every pair.
     """
 
-    def __init__(self, hardest_pairs: int = 8, flip_average: bool = False) -> None:
+    def __init__(self, hardest_pairs: int = 8, flip_average: bool = False, save_scores: bool = False) -> None:
         self.hardest_pairs = hardest_pairs
         self.flip_average = flip_average
+        self.save_scores = save_scores
         self.results: dict[str, VerificationResult] = {}
         self.scores: dict[str, npt.NDArray[np.float64]] = {}
         self._tables: dict[str, EmbeddingTable] = {}
@@ -85,6 +87,9 @@ class VerificationCallback(Callback):
         folder = run_folder(trainer)  # asked on every process: it is broadcast
         if trainer.is_global_zero:
             self._draw(trainer, folder, sources)
+            if self.save_scores and folder is not None:
+                for name, source in sources.items():
+                    _write_scores(folder / f"{name}-scores.tsv", source, self.scores[name])
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
@@ -138,6 +143,15 @@ class VerificationCallback(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(f"{name}/{kind}", figure, trainer.global_step, close=False)
+
+
+def _write_scores(path: Path, source: VerificationSource, scores: npt.NDArray[np.float64]) -> None:
+    rows = ["fold\tsame\tscore\tfirst\tsecond"]
+    for fold, same, score, first, second in zip(
+        source.folds, source.is_same, scores, source.first, source.second, strict=True
+    ):
+        rows.append(f"{fold}\t{int(same)}\t{score:.8f}\t{source.names[first]}\t{source.names[second]}")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def _sources(trainer: Trainer) -> Mapping[str, VerificationSource]:

@@ -73,6 +73,11 @@ class FaceDataModule(LightningDataModule):
         """Identities of the training set, None without one: the command line sizes the head by it."""
         return None if self.train is None else self.train.num_identities
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of one process in an epoch."""
+        return self.plan.num_batches(self._training_set().labels, self._world_size)
+
     def setup(self, stage: str) -> None:
         """Prepares the sources of a stage, and says what they hold."""
         if stage == "fit":

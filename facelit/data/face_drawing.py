@@ -1,27 +1,34 @@
 """Draws a face out of numbers: flat layers with soft edges, in numpy, at 112x112.
 
-Coordinates are u to the right and v downwards, both from -1 to 1 over the crop, before the head is moved. An identity is a
-point in the space of `Identity`; what differs between two images of a person is a point in the space of `Shot`.
+Coordinates are u to the right and v downwards, both from -1 to 1 over the crop, before the head is moved. An
+identity is a point in the space of `Identity`; what differs between images of a person, a point in `Shot`'s.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from facelit.data.sources import CROP_SIZE, Crop
 
-Grid = npt.NDArray[np.float32]
+Grid = npt.NDArray[np.floating[Any]]  # float32 throughout; products with Python floats are typed as float64
 Colour = npt.NDArray[np.float32]
 
 _AXIS = ((np.arange(CROP_SIZE) + 0.5) / CROP_SIZE * 2 - 1).astype(np.float32)
 _U, _V = np.meshgrid(_AXIS, _AXIS)
 _PIXEL = 2 / CROP_SIZE
 _HAIR_STYLES = ("bald", "short", "fringe", "parted", "long", "curly")
-_SKINS = np.array([[246, 214, 190], [229, 184, 150], [203, 150, 112], [160, 108, 76], [112, 72, 50], [84, 54, 40]], np.float32)
-_HAIRS = np.array([[28, 22, 20], [62, 40, 26], [110, 72, 40], [196, 154, 88], [150, 66, 34], [150, 150, 150]], np.float32)
+_SKINS = np.array(
+    [[246, 214, 190], [229, 184, 150], [203, 150, 112], [160, 108, 76], [112, 72, 50], [84, 54, 40]],
+    np.float32,
+)
+_HAIRS = np.array(
+    [[28, 22, 20], [62, 40, 26], [110, 72, 40], [196, 154, 88], [150, 66, 34], [150, 150, 150]], np.float32
+)
 _IRISES = np.array([[70, 46, 28], [104, 74, 40], [86, 120, 70], [74, 118, 160], [120, 130, 136]], np.float32)
 
 
@@ -164,7 +171,12 @@ def draw_shot(rng: np.random.Generator, identity: Identity) -> Shot:
         background=(rng.uniform(25, 215, (2, 1)) + rng.uniform(-45, 45, (2, 3))).astype(np.float32),
         clothes=(rng.uniform(25, 200) + rng.uniform(-55, 55, 3)).clip(10, 235).astype(np.float32),
         occlusion=occlusion,
-        patch=tuple(rng.uniform([-0.8, -0.7, 0.12, 0.12], [0.8, 0.9, 0.3, 0.3])),
+        patch=(
+            float(rng.uniform(-0.8, 0.8)),
+            float(rng.uniform(-0.7, 0.9)),
+            float(rng.uniform(0.12, 0.3)),
+            float(rng.uniform(0.12, 0.3)),
+        ),
         wears_glasses=bool(rng.random() < (0.8 if identity.glasses else 0.04)),
         noise_seed=int(rng.integers(2**31)),
     )
@@ -176,7 +188,8 @@ def render(identity: Identity, shot: Shot) -> Crop:
     Returns:
         uint8 RGB, shape (112, 112, 3).
     """
-    cos, sin = np.cos(shot.roll) / shot.zoom, np.sin(shot.roll) / shot.zoom
+    # Python floats, not NumPy scalars: float64 scalars would turn every grid into float64 (NEP 50).
+    cos, sin = math.cos(shot.roll) / shot.zoom, math.sin(shot.roll) / shot.zoom
     u = cos * (_U - shot.shift[0]) + sin * (_V - shot.shift[1])
     v = cos * (_V - shot.shift[1]) - sin * (_U - shot.shift[0])
     start, end = shot.background
@@ -220,7 +233,7 @@ class _Canvas:
         return _Canvas(self.pixels[box]), x[box], y[box]
 
     def paint(self, mask: Grid, colour: Grid) -> None:
-        """Covers with a colour, (3,) or (H, W, 3), by a mask (H, W) of opacities; works on the mask's bounding box."""
+        """Covers with a colour, (3,) or (H, W, 3), by opacities (H, W); works on their bounding box."""
         rows, columns = np.flatnonzero(mask.max(axis=1) > 0.004), np.flatnonzero(mask.max(axis=0) > 0.004)
         if len(rows) and len(columns):
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -236,15 +249,19 @@ def _draw_behind(canvas: _Canvas, person: Identity, shot: Shot, u: Grid, v: Grid
     canvas.paint(_soft(_ellipse(u, v, 0, 0.85, person.width * 0.62, 0.45)), person.skin * 0.68)
     canvas.paint(_soft(_ellipse(u, v, 0, 1.45, 1.15, 0.52)), shot.clothes)
     for side in (-1.0, 1.0):
-        ear = _ellipse(u, v, side * (person.width + 0.01), 0.06, person.ears, 0.16)
-        canvas.paint(_soft(ear), person.skin * 0.82)
+        centre = (side * (person.width + 0.01), 0.06)
+        beside, near_u, near_v = canvas.near(u, v, centre, (person.ears + 0.04, 0.2))
+        beside.paint(_soft(_ellipse(near_u, near_v, *centre, person.ears, 0.16)), person.skin * 0.82)
 
 
 def _head(person: Identity, u: Grid, v: Grid) -> Grid:
     """Signed distance to the outline: an ellipse above, narrowed towards the chin by the jaw."""
     lower = np.clip((v + 0.05) / person.height, 0, 1)
     half_width = person.width * (1 - person.jaw * lower**person.chin)
-    return (np.sqrt((u / half_width) ** 2 + (v / (person.height + 0.08)) ** 2) - 1) * np.float32(0.6)
+    distance: Grid = (np.sqrt((u / half_width) ** 2 + (v / (person.height + 0.08)) ** 2) - 1) * np.float32(
+        0.6
+    )
+    return distance
 
 
 def _skin_light(person: Identity, shot: Shot, u: Grid, v: Grid) -> Grid:
@@ -252,14 +269,15 @@ def _skin_light(person: Identity, shot: Shot, u: Grid, v: Grid) -> Grid:
     nx, ny = u / (person.width + 0.12), v / (person.height + 0.25)
     nz = np.sqrt(np.clip(1 - nx**2 - ny**2, 0.02, 1))
     lit = (shot.light[0] * nx + shot.light[1] * ny + 0.9 * nz) / 1.2
-    return (1 + shot.contrast * (lit - 0.62) - 0.12 * (1 - nz)).astype(np.float32)
+    light: Grid = (1 + shot.contrast * (lit - 0.62) - 0.12 * (1 - nz)).astype(np.float32)
+    return light
 
 
 def _draw_skin_marks(canvas: _Canvas, person: Identity, head: Grid, x: Grid, y: Grid) -> None:
     inside = _soft(head + 0.03)
     for side in (-1.0, 1.0):
         cheek = np.exp(-(((x - side * 0.27) / 0.13) ** 2) - ((y - 0.22) / 0.1) ** 2)
-        canvas.paint(0.16 * cheek * inside, person.skin * np.float32([1.0, 0.66, 0.62]))
+        canvas.paint(0.16 * cheek * inside, person.skin * _rgb(1.0, 0.66, 0.62))
         if person.wrinkles > 0.3:
             fold = np.abs(x - side * (0.15 + 0.35 * (y - 0.2))) - 0.006
             within = inside * _soft(np.abs(y - 0.33) - 0.1)
@@ -271,7 +289,7 @@ def _draw_skin_marks(canvas: _Canvas, person: Identity, head: Grid, x: Grid, y: 
         nearest = np.full_like(x, 9)
         for mark_u, mark_v in person.freckles:
             nearest = np.minimum(nearest, (x - mark_u) ** 2 + (y - mark_v) ** 2)
-        canvas.paint(0.5 * _soft(np.sqrt(nearest) - 0.01) * inside, person.skin * np.float32([0.7, 0.52, 0.42]))
+        canvas.paint(0.5 * _soft(np.sqrt(nearest) - 0.01) * inside, person.skin * _rgb(0.7, 0.52, 0.42))
 
 
 def _draw_beard(canvas: _Canvas, person: Identity, head: Grid, x: Grid, y: Grid) -> None:
@@ -316,16 +334,16 @@ def _draw_mouth(canvas: _Canvas, person: Identity, shot: Shot, x: Grid, y: Grid)
     gap = 0.07 * shot.mouth_open * taper
     bow = 1 - 0.3 * np.exp(-((x / 0.03) ** 2))  # the dip in the middle of the upper lip
     inside = _soft(np.abs(x) - width)
-    canvas.paint(inside * _soft(np.abs(line) - gap - 0.004), np.float32([52, 18, 20]))
+    canvas.paint(inside * _soft(np.abs(line) - gap - 0.004), _rgb(52, 18, 20))
     if shot.mouth_open > 0.15:
         teeth = np.maximum(np.abs(line + 0.4 * gap) - 0.5 * gap, np.abs(x) - 0.8 * width)
-        canvas.paint(0.9 * inside * _soft(teeth), np.float32([232, 226, 214]))
+        canvas.paint(0.9 * inside * _soft(teeth), _rgb(232, 226, 214))
     upper = np.maximum(line + gap, -(line + gap + person.lip_upper * taper * bow))
     lower = np.maximum(-(line - gap), line - gap - person.lip_lower * taper)
     canvas.paint(inside * _soft(upper) * (taper > 0), person.lips * 0.86)
     canvas.paint(inside * _soft(lower) * (taper > 0), person.lips)
     gloss = np.exp(-((x / (0.5 * width)) ** 2) - ((line - gap - 0.45 * person.lip_lower) / 0.012) ** 2)
-    canvas.paint((0.22 * gloss).astype(np.float32), np.float32([255, 225, 220]))
+    canvas.paint((0.22 * gloss).astype(np.float32), _rgb(255, 225, 220))
 
 
 def _draw_eye(canvas: _Canvas, person: Identity, shot: Shot, side: float, x: Grid, y: Grid) -> None:
@@ -339,16 +357,16 @@ def _draw_eye(canvas: _Canvas, person: Identity, shot: Shot, side: float, x: Gri
     almond = np.sqrt(np.clip(1 - (ex / person.eye_width) ** 2, 0, 1)) ** 1.3
     lid = np.maximum(np.abs(tilted) - opening * almond, np.abs(ex) - person.eye_width)
     white = _soft(lid)
-    canvas.paint(white, np.float32([238, 234, 228]))
+    canvas.paint(white, _rgb(238, 234, 228))
     gaze_x, gaze_y = shot.gaze[0] * 0.03 * side, shot.gaze[1] * 0.015
     radius = 0.052
     canvas.paint(white * _soft(_ellipse(ex, tilted, gaze_x, gaze_y, radius, radius)), person.iris)
     pupil = _ellipse(ex, tilted, gaze_x, gaze_y, 0.45 * radius, 0.45 * radius)
-    canvas.paint(white * _soft(pupil), np.float32([12, 10, 10]))
+    canvas.paint(white * _soft(pupil), _rgb(12, 10, 10))
     glint = _ellipse(ex * side, tilted, gaze_x * side + 0.016, gaze_y - 0.016, 0.012, 0.012)
-    canvas.paint(0.9 * white * _soft(glint), np.float32([255, 255, 255]))
+    canvas.paint(0.9 * white * _soft(glint), _rgb(255, 255, 255))
     within = _soft(np.abs(ex) - person.eye_width * 1.04)
-    canvas.paint(0.85 * within * _soft(np.abs(tilted + opening * almond) - 0.011), np.float32([36, 26, 24]))
+    canvas.paint(0.85 * within * _soft(np.abs(tilted + opening * almond) - 0.011), _rgb(36, 26, 24))
     canvas.paint(0.35 * within * _soft(np.abs(tilted - opening * almond) - 0.006), person.skin * 0.45)
     canvas.paint(0.3 * within * _soft(np.abs(tilted + opening * almond + 0.035) - 0.006), person.skin * 0.5)
     arch = person.brow_arch * (1 - (ex / 0.15) ** 2)
@@ -359,13 +377,15 @@ def _draw_eye(canvas: _Canvas, person: Identity, shot: Shot, side: float, x: Gri
 
 
 def _draw_glasses(canvas: _Canvas, person: Identity, x: Grid, y: Grid, dark: bool) -> None:
-    frame = np.float32([24, 22, 26])
+    frame = _rgb(24, 22, 26)
     for side in (-1.0, 1.0):
         lens = _ellipse(x, y, side * person.eye_distance, person.eye_height + 0.015, 0.165, 0.125)
         if dark:
-            canvas.paint(0.94 * _soft(lens), np.float32([20, 20, 26]))
+            canvas.paint(0.94 * _soft(lens), _rgb(20, 20, 26))
         canvas.paint(0.9 * _soft(np.abs(lens) - 0.012), frame)
-    bridge = np.maximum(np.abs(y - person.eye_height + 0.01) - 0.011, np.abs(x) - (person.eye_distance - 0.155))
+    bridge = np.maximum(
+        np.abs(y - person.eye_height + 0.01) - 0.011, np.abs(x) - (person.eye_distance - 0.155)
+    )
     canvas.paint(0.9 * _soft(bridge), frame)
 
 
@@ -377,13 +397,7 @@ def _draw_hair(canvas: _Canvas, person: Identity, u: Grid, v: Grid) -> None:
     cap = _ellipse(u, v, 0, -0.06, person.width + volume, person.height + volume)
     if person.hair == "curly":
         cap = cap + 0.03 * np.sin(np.arctan2(v, u) * 22) * np.float32(1.0)
-    line = {
-        "short": person.hairline + 0.45 * u**2,
-        "fringe": person.hairline + 0.16 + 0.02 * np.sin(u * 30),
-        "parted": person.hairline + 0.26 * np.abs(u * person.hair_side + 0.3),
-        "long": person.hairline + 0.9 * u**2,
-        "curly": person.hairline + 0.5 * u**2 + 0.02 * np.sin(u * 40),
-    }[person.hair]
+    line = _hairline(person, u)
     # Beside the forehead the hair comes down along the head's outline.
     sideburn = 0.1 if person.hair in ("short", "fringe", "parted", "curly") else 0.75
     beside = np.maximum(person.width * 0.93 - np.abs(u), v - sideburn)
@@ -393,9 +407,25 @@ def _draw_hair(canvas: _Canvas, person: Identity, u: Grid, v: Grid) -> None:
     canvas.paint(_soft(front, 1.4), person.hair_colour * shade[..., None])
 
 
+def _hairline(person: Identity, u: Grid) -> Grid:
+    """Lower edge of the hair over the forehead, for each column."""
+    line: Grid
+    if person.hair == "fringe":
+        line = person.hairline + 0.16 + 0.02 * np.sin(u * 30)
+    elif person.hair == "parted":
+        line = person.hairline + 0.26 * np.abs(u * person.hair_side + 0.3)
+    elif person.hair == "curly":
+        line = person.hairline + 0.5 * u**2 + 0.02 * np.sin(u * 40)
+    else:
+        line = person.hairline + {"short": 0.45, "long": 0.9}[person.hair] * u**2
+    return line
+
+
 def _draw_occlusion(canvas: _Canvas, shot: Shot, u: Grid, v: Grid) -> None:
     if shot.occlusion == "scarf":
-        canvas.paint(_soft(0.34 + 0.06 * np.cos(3 * u) - v, 2), shot.clothes * (0.9 + 0.1 * np.sin(25 * v))[..., None])
+        canvas.paint(
+            _soft(0.34 + 0.06 * np.cos(3 * u) - v, 2), shot.clothes * (0.9 + 0.1 * np.sin(25 * v))[..., None]
+        )
     elif shot.occlusion == "patch":
         centre_u, centre_v, half_width, half_height = shot.patch
         patch = np.maximum(np.abs(u - centre_u) - half_width, np.abs(v - centre_v) - half_height)
@@ -406,16 +436,20 @@ def _photograph(pixels: Grid, shot: Shot) -> Crop:
     """Exposure, tint, blur, sensor noise."""
     pixels = pixels * (shot.gain * shot.tint)
     if shot.gray:
-        pixels = np.repeat(pixels @ np.float32([0.299, 0.587, 0.114])[:, None], 3, axis=2)
+        pixels = np.repeat(pixels @ _rgb(0.299, 0.587, 0.114)[:, None], 3, axis=2)
     if shot.blur:
         side = np.float32(shot.blur / 3)
         for axis in (0, 1):
             pixels = (1 - 2 * side) * pixels + side * (np.roll(pixels, 1, axis) + np.roll(pixels, -1, axis))
     noise = np.random.default_rng(shot.noise_seed).standard_normal(pixels.shape, dtype=np.float32)
-    return np.clip(pixels + shot.noise * noise, 0, 255).astype(np.uint8)
+    noise *= np.float32(shot.noise)
+    noise += pixels
+    return np.clip(noise, 0, 255, out=noise).astype(np.uint8)
 
 
-def _ellipse(u: Grid, v: Grid, centre_u: float, centre_v: float, half_width: float, half_height: float) -> Grid:
+def _ellipse(
+    u: Grid, v: Grid, centre_u: float, centre_v: float, half_width: float, half_height: float
+) -> Grid:
     """About the signed distance to an ellipse: negative inside."""
     radius = np.sqrt(((u - centre_u) / half_width) ** 2 + ((v - centre_v) / half_height) ** 2)
     distance: Grid = (radius - 1) * np.float32(min(half_width, half_height))
@@ -426,6 +460,10 @@ def _soft(distance: Grid, width: float = 1.0) -> Grid:
     """Opacity from a signed distance: an edge `width` pixels wide."""
     opacity: Grid = np.clip(0.5 - distance / np.float32(_PIXEL * width), 0, 1).astype(np.float32)
     return opacity
+
+
+def _rgb(red: float, green: float, blue: float) -> Colour:
+    return np.array([red, green, blue], np.float32)
 
 
 def _blend(palette: npt.NDArray[np.float32], place: float) -> Colour:

@@ -1,14 +1,18 @@
 """Built-in faces: a procedural training set and verification set, for a first run without downloads.
 
-They are drawings. A network that tells them apart has learned nothing about people; it shows that the whole machinery works.
+They are drawings. A network that tells them apart has learned nothing about people; it shows that the whole
+machinery works.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,11 +23,16 @@ from rich.progress import track
 
 from facelit.data import face_drawing
 from facelit.data.sources import CROP_SIZE, Crop, IdentitySource, VerificationSource
+from facelit.errors import FacelitError
 
 _HELD_OUT = 1_000_000
 """Verification identities are numbered from here: no training set has them."""
-_WORTH_A_POOL = 500
-"""Fewer images than this are drawn before a second process has started."""
+_WORTH_A_BAR = 500
+"""Fewer images than this are drawn without a progress bar."""
+_WORTH_A_POOL = 4000
+"""Fewer images than this are drawn before a second process has imported torch."""
+_CHUNK = 100
+"""Images that a process draws at a time."""
 
 FaceKey = tuple[int, int, int]
 """Seed, identity number and image number: what an image is a function of."""
@@ -41,7 +50,8 @@ def draw_face(seed: int, identity: int, image: int) -> Crop:
         uint8 RGB, shape (112, 112, 3).
     """
     person = _identity(seed, identity)
-    return face_drawing.render(person, face_drawing.draw_shot(np.random.default_rng([seed, identity, 1 + image]), person))
+    shot = face_drawing.draw_shot(np.random.default_rng([seed, identity, 1 + image]), person)
+    return face_drawing.render(person, shot)
 
 
 class SyntheticFaces(IdentitySource):
@@ -55,7 +65,9 @@ class SyntheticFaces(IdentitySource):
 
     def __init__(self, num_identities: int = 200, images_per_identity: int = 20, seed: int = 0) -> None:
         if not 2 <= num_identities <= _HELD_OUT or images_per_identity < 1:
-            raise ValueError(f"{num_identities} identities of {images_per_identity} images: at least 2 of 1, at most 1,000,000")
+            raise ValueError(
+                f"{num_identities} identities of {images_per_identity} images: 2 to {_HELD_OUT} of 1 or more"
+            )
         self.images_per_identity = images_per_identity
         self.seed = seed
         self._names = [_identity_name(number) for number in range(num_identities)]
@@ -103,13 +115,17 @@ class SyntheticPairs(VerificationSource):
         seed: The world of people.
     """
 
-    def __init__(self, folds: int = 10, pairs_per_fold: int = 100, images_per_identity: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self, folds: int = 10, pairs_per_fold: int = 100, images_per_identity: int = 4, seed: int = 0
+    ) -> None:
         if folds < 2 or pairs_per_fold < 2 or images_per_identity < 2:
-            raise ValueError("SyntheticPairs needs at least 2 folds, 2 pairs per fold and 2 images per identity")
+            raise ValueError(
+                "SyntheticPairs needs at least 2 folds, 2 pairs per fold and 2 images per identity"
+            )
         rng = np.random.default_rng([seed, _HELD_OUT])
-        people_per_fold = max(2, pairs_per_fold // 2)
+        people = _people_per_fold(pairs_per_fold, images_per_identity)
         rows = [
-            _fold_pairs(rng, np.arange(people_per_fold) + fold * people_per_fold, pairs_per_fold, images_per_identity)
+            _fold_pairs(rng, np.arange(people) + fold * people, pairs_per_fold, images_per_identity)
             for fold in range(folds)
         ]
         keys, places = np.unique(np.concatenate(rows).reshape(-1, 2), axis=0, return_inverse=True)
@@ -153,7 +169,8 @@ def write_lfw_tree(pairs: SyntheticPairs, root: Path) -> Path:
     rows = [f"{num_folds}\t{len(pairs.folds) // num_folds // 2}"]
     for first, second, same in zip(pairs.first, pairs.second, pairs.is_same, strict=True):
         (name, number), (other, other_number) = (_split_name(pairs.names[image]) for image in (first, second))
-        rows.append(f"{name}\t{number}\t{other_number}" if same else f"{name}\t{number}\t{other}\t{other_number}")
+        columns = (name, number, other_number) if same else (name, number, other, other_number)
+        rows.append("\t".join(map(str, columns)))
     path = root / "pairs.txt"
     path.write_text("\n".join(rows) + "\n")
     return path
@@ -164,42 +181,50 @@ def _identity(seed: int, identity: int) -> face_drawing.Identity:
     return face_drawing.draw_identity(np.random.default_rng([seed, identity, 0]))
 
 
+def _people_per_fold(count: int, images: int) -> int:
+    """Half as many people as genuine pairs, or as many as distinct genuine pairs need."""
+    return max(2, count // 2, math.ceil(count / math.comb(images, 2)))
+
+
 def _fold_pairs(
     rng: np.random.Generator, people: npt.NDArray[np.int64], count: int, images: int
 ) -> npt.NDArray[np.int64]:
-    """Genuine, then impostor pairs as rows ((person, image), (person, image)), shape (2 * count, 2, 2)."""
-    one = rng.choice(people, count)
-    first = rng.integers(images, size=count)
-    second = (first + 1 + rng.integers(images - 1, size=count)) % images
-    genuine = np.stack([np.stack([one, first], 1), np.stack([one, second], 1)], 1)
-    left = rng.integers(len(people), size=count)
-    right = (left + 1 + rng.integers(len(people) - 1, size=count)) % len(people)
-    shots = rng.integers(images, size=(2, count))
-    impostor = np.stack([np.stack([people[left], shots[0]], 1), np.stack([people[right], shots[1]], 1)], 1)
-    return np.concatenate([genuine, impostor])
+    """Distinct genuine, then impostor pairs as rows ((person, image), (person, image)): (2 * count, 2, 2)."""
+    one, other = np.triu_indices(images, 1)
+    person, shots = np.divmod(rng.choice(len(people) * len(one), count, replace=False), len(one))
+    genuine = np.stack([people[person], one[shots], people[person], other[shots]], 1)
+    left, right = np.triu_indices(len(people), 1)
+    couple, shots = np.divmod(rng.choice(len(left) * images**2, count, replace=False), images**2)
+    impostor = np.stack([people[left[couple]], shots // images, people[right[couple]], shots % images], 1)
+    return np.concatenate([genuine, impostor]).reshape(-1, 2, 2)
 
 
 def _draw_all(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
-    """All images, (num_images, 112, 112, 3), on all cores and with a progress bar where there are many."""
+    """All images, (num_images, 112, 112, 3); with a progress bar, and on all cores, where there are many."""
     drawn = np.empty((len(keys), CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    workers = min(8, os.cpu_count() or 1)
-    if len(keys) < _WORTH_A_POOL or workers == 1:
-        images = map(_draw_key, keys)
-        for index, image in enumerate(images):
-            drawn[index] = image
-        return drawn
-    # Not forked: by now torch and Lightning may have threads.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        chunks = [keys[start : start + 100] for start in range(0, len(keys), 100)]
-        done = 0
-        for images in track(pool.map(_draw_chunk, chunks), "Drawing faces", total=len(chunks), transient=True):
-            drawn[done : done + len(images)] = images
-            done += len(images)
+    chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
+    done = 0
+    with ExitStack() as stack:
+        drawings = _drawings(chunks, stack, min(8, os.cpu_count() or 1))
+        quiet = len(keys) < _WORTH_A_BAR
+        try:
+            for images in track(drawings, "Drawing faces", total=len(chunks), transient=True, disable=quiet):
+                drawn[done : done + len(images)] = images
+                done += len(images)
+        except BrokenProcessPool as error:
+            raise FacelitError(
+                "the processes that draw the built-in faces died. In a script of your own, put what"
+                ' runs under `if __name__ == "__main__":`; otherwise the machine may be short of memory.'
+            ) from error
     return drawn
 
 
-def _draw_key(key: FaceKey) -> Crop:
-    return draw_face(*key)
+def _drawings(chunks: list[list[FaceKey]], stack: ExitStack, workers: int) -> Iterator[npt.NDArray[np.uint8]]:
+    if workers == 1 or len(chunks) * _CHUNK < _WORTH_A_POOL:
+        return map(_draw_chunk, chunks)
+    # Not forked: by now torch and Lightning may have threads.
+    spawn = multiprocessing.get_context("spawn")
+    return stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn)).map(_draw_chunk, chunks)
 
 
 def _draw_chunk(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
