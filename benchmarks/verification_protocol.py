@@ -60,9 +60,7 @@ def looped_folds(scores: Floats, is_same: Booleans, grid: Floats | None) -> Floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20, help="calls of facelit and of the grid")
     parser.add_argument("--slow-repeats", type=int, default=5, help="calls of the loop over every score")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -28,7 +28,15 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise FacelitError(f"checkpoint not found: {path}")
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError) as error:
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        OSError,
+        AttributeError,
+    ) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:

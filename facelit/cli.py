@@ -132,7 +132,9 @@ class FacelitCLI(LightningCLI):
             return from_data
         count = num_identities(self.checkpoint or {})
         if count is None:
-            raise FacelitError("the checkpoint does not say how many identities its head has: it is not one of facelit's.")
+            raise FacelitError(
+                "the checkpoint does not say how many identities its head has: it is not one of facelit's."
+            )
         return count
 
 

@@ -44,7 +44,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if unknown_class:
         return _unknown_class(unknown_class, key)
     unknown_option = _first(
-        r"unrecognized arguments: (\S+)|does not accept option '([^']+)'|Option '([^']+)' is not accepted", message
+        r"unrecognized arguments: (\S+)|does not accept option '([^']+)'|Option '([^']+)' is not accepted",
+        message,
     )
     if unknown_option:
         return _unknown_option(unknown_option, parser)
@@ -62,7 +63,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
 
 
 def name_broken_config(message: str, args: object) -> str:
-    """jsonargparse does not say which of several configuration files it could not read: finds out.
+    """Jsonargparse does not say which of several configuration files it could not read: finds out.
 
     Args:
         message: An error message.
@@ -87,7 +88,9 @@ def _unknown_class(name: str, key: str) -> str:
     named = name.rpartition(".")[2]
     room = _room(key)
     candidates = _class_names(room) if room else [name for module in _ROOMS.values() for name in _class_names(module)]
-    return f"{key or 'class_path'}: there is no class {name}.{_did_you_mean(named, candidates)} {_choices(key)}".rstrip()
+    return (
+        f"{key or 'class_path'}: there is no class {name}.{_did_you_mean(named, candidates)} {_choices(key)}".rstrip()
+    )
 
 
 def _unknown_option(option: str, parser: ArgumentParser) -> str:
@@ -131,7 +134,11 @@ def _choices(key: str) -> str:
     room = _room(key)
     if room is None or room.__name__.startswith("torch"):
         return ""
-    base = {"model.head": heads.Head, "data.train": data.IdentitySource, "data.verification": data.VerificationSource}
+    base = {
+        "model.head": heads.Head,
+        "data.train": data.IdentitySource,
+        "data.verification": data.VerificationSource,
+    }
     wanted = base.get(key)
     names = [n for n in _class_names(room) if wanted is None or _is_choice(getattr(room, n), wanted)]
     return f"There are: {', '.join(names)}." if wanted or room is backbones else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit.errors import FacelitError
@@ -20,15 +20,12 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
     the configuration as it is.
     """
     trained = checkpoint.get("hyper_parameters", {})
-    changed = []
+    changed: list[str] = []
     for part in ("backbone", "head"):
         if not isinstance(trained.get(part), Mapping):
             continue
         changed += _differences(part, model[part], trained[part])
-        model[part] = Namespace(
-            class_path=trained[part]["class_path"],
-            init_args=Namespace(**trained[part].get("init_args", {})),
-        )
+        model[part] = dict_to_namespace(dict(trained[part]))
     model.init_backbone = None
     if changed:
         rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")
@@ -42,10 +39,13 @@ def refuse_other_model(model: Namespace, checkpoint: Mapping[str, Any], path: st
     """
     trained = checkpoint.get("hyper_parameters", {})
     same_head = _class_path(model.head) == _class_path(trained.get("head"))
-    stops, notes = [], []
+    stops: list[str] = []
+    notes: list[str] = []
     for part in ("backbone", "head", "optimizer", "lr_scheduler"):
         if part in trained:
-            (notes if part == "head" and same_head else stops).extend(_differences(part, model.get(part), trained[part]))
+            (notes if part == "head" and same_head else stops).extend(
+                _differences(part, model.get(part), trained[part])
+            )
     if stops:
         raise FacelitError(
             f"{path} was trained otherwise: {'; '.join(stops)}. A resumed run keeps these: drop the change, or start a new"

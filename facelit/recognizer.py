@@ -68,7 +68,7 @@ class FaceRecognizer(LightningModule):
         if init_backbone is not None:
             load_backbone(self.backbone, Path(init_backbone))
         if channels_last:
-            self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+            self.backbone.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops.
@@ -170,7 +170,8 @@ class FaceRecognizer(LightningModule):
         batches, limit = data.batches_per_epoch, trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         steps = -(-batches // trainer.accumulate_grad_batches) * max(0, trainer.max_epochs or 0)
-        return min(steps or trainer.max_steps, trainer.max_steps if trainer.max_steps > 0 else steps)
+        limits = [int(limit) for limit in (steps, trainer.max_steps) if limit > 0]
+        return min(limits, default=1)
 
     def _gradient_scale(self) -> float | None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
@@ -181,7 +182,7 @@ class FaceRecognizer(LightningModule):
         trainer = self.trainer
         if trainer.fast_dev_run or trainer.global_step == 0:
             return True
-        return (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
+        return bool((trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0)
 
     def _log_metrics(self, loss: Tensor, metrics: dict[str, Tensor], batch_size: int) -> None:
         values = {"train/loss": loss.detach(), **{f"train/{name}": value for name, value in metrics.items()}}
@@ -195,5 +196,3 @@ class FaceRecognizer(LightningModule):
         warning = self.head.diagnose(metrics)
         if warning is not None:
             rank_zero_warn(f"step {self.trainer.global_step}: {warning}", category=UserWarning)
-
-

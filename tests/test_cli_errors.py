@@ -123,7 +123,11 @@ BROKEN_DATA = [
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize(("breaks", "names"), BROKEN_DATA, ids=[case[0].__name__ for case in BROKEN_DATA])
 def test_broken_data(
-    run: Path, capsys: pytest.CaptureFixture[str], breaks: Callable[[Path], None], names: list[str], workers: str
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    breaks: Callable[[Path], None],
+    names: list[str],
+    workers: str,
 ) -> None:
     if workers == "1" and breaks not in (truncated_image, wrong_size):
         pytest.skip("no worker is asked for anything before this fails")
@@ -154,11 +158,13 @@ WRONG_OPTIONS = [
         ["P x K", "identities_per_batch", "8 identities"],
     ),
     (
-        [*("--data.sampler", "IdentityBalancedSampler", "--data.sampler.identities_per_batch", "2")]
-        + ["--data.sampler.images_per_identity", "7"],
+        [*("--data.sampler", "IdentityBalancedSampler", "--data.sampler.identities_per_batch", "2"), "--data.sampler.images_per_identity", "7"],
         ["P x K", "images_per_identity", "6"],
     ),
-    (["--model.backbone", "TorchvisionBackbone", "--model.backbone.name", "resnet5"], ["resnet5", "resnet50"]),
+    (
+        ["--model.backbone", "TorchvisionBackbone", "--model.backbone.name", "resnet5"],
+        ["resnet5", "resnet50"],
+    ),
     (["--model.head", "TripletHead", "--model.head.mining", "random"], ["RandomTripletSampler"]),
     (["--model.head", "TripletHead", "--model.head.mining", "semi"], ["mining", "semihard"]),
     (["--model.head.alpha", "-1"], ["alpha", "-1"]),
@@ -168,9 +174,7 @@ WRONG_OPTIONS = [
 
 
 @pytest.mark.parametrize(("arguments", "names"), WRONG_OPTIONS, ids=[" ".join(case[0][-2:]) for case in WRONG_OPTIONS])
-def test_wrong_options(
-    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], names: list[str]
-) -> None:
+def test_wrong_options(run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], names: list[str]) -> None:
     message = fails(run, capsys, *arguments)
     for name in names:
         assert name in message

@@ -40,9 +40,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("stop_after", [6, 8, 12], ids=["end of epoch", "mid-epoch", "end of second epoch"])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_stopped_run_resumes_exactly(
-    tmp_path: Path, uninterrupted: Path, stop_after: int, num_workers: int
-) -> None:
+def test_a_stopped_run_resumes_exactly(tmp_path: Path, uninterrupted: Path, stop_after: int, num_workers: int) -> None:
     """Stopped after any step, with any number of workers: weights and centers end bit-equal, no batch comes twice."""
     config = make_run(tmp_path, data__num_workers=num_workers)
     main(["fit", "--config", str(config), "--trainer.max_steps", str(stop_after)])

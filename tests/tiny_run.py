@@ -54,11 +54,17 @@ def tiny_config(folder: Path, head: str = "CenterLossHead", **overrides: Any) ->
             },
             "head": {"class_path": f"facelit.heads.{head}"},
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.02, "momentum": 0.9}},
-            "lr_scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1, "gamma": 0.7}},
+            "lr_scheduler": {
+                "class_path": "torch.optim.lr_scheduler.StepLR",
+                "init_args": {"step_size": 1, "gamma": 0.7},
+            },
             "lr_interval": "epoch",
         },
         "data": {
-            "train": {"class_path": "facelit.data.IdentityFolder", "init_args": {"root": str(folder / "crops")}},
+            "train": {
+                "class_path": "facelit.data.IdentityFolder",
+                "init_args": {"root": str(folder / "crops")},
+            },
             "verification": {
                 "tiny": {
                     "class_path": "facelit.data.PairsFolder",
@@ -77,7 +83,11 @@ def tiny_config(folder: Path, head: str = "CenterLossHead", **overrides: Any) ->
             "enable_model_summary": False,
             "logger": {
                 "class_path": "pytorch_lightning.loggers.CSVLogger",
-                "init_args": {"save_dir": str(folder / "runs"), "name": "tiny", "flush_logs_every_n_steps": 1},
+                "init_args": {
+                    "save_dir": str(folder / "runs"),
+                    "name": "tiny",
+                    "flush_logs_every_n_steps": 1,
+                },
             },
         },
     }

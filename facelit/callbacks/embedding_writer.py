@@ -31,7 +31,7 @@ class EmbeddingWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts an empty table."""
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Lightning
+        data = trainer.datamodule
         self._names = [path.relative_to(data.predict).as_posix() for path in data.predict_paths()]
         self._table = EmbeddingTable(len(self._names))
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -105,7 +107,9 @@ class VerificationCallback(Callback):
             ) from None
         broken = int((~torch.isfinite(embeddings).all(dim=1)).sum())
         if broken:
-            raise FacelitError(f"verification set {name}: {broken} embeddings are NaN or infinite: the network is broken.")
+            raise FacelitError(
+                f"verification set {name}: {broken} embeddings are NaN or infinite: the network is broken."
+            )
         return cosine_scores(embeddings, source.first, source.second)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, figures: Mapping[str, float]) -> None:
@@ -137,12 +141,16 @@ class VerificationCallback(Callback):
 
     @staticmethod
     def _publish(trainer: Trainer, folder: Path | None, name: str, kind: str, figure: Figure) -> None:
+        canvas = FigureCanvasAgg(figure)  # rendered once for both: it takes longer than anything else here
+        figure.set_dpi(110)
+        canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's own
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(folder / f"{name}-{kind}.png", dpi=120)
+            Image.fromarray(pixels).save(folder / f"{name}-{kind}.png")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"{name}/{kind}", figure, trainer.global_step, close=False)
+                logger.experiment.add_image(f"{name}/{kind}", pixels, trainer.global_step, dataformats="HWC")
 
 
 def _write_scores(path: Path, source: VerificationSource, scores: npt.NDArray[np.float64]) -> None:
@@ -156,5 +164,5 @@ def _write_scores(path: Path, source: VerificationSource, scores: npt.NDArray[np
 
 def _sources(trainer: Trainer) -> Mapping[str, VerificationSource]:
     """The data module's verification sets, in the order of its loaders."""
-    sources: Mapping[str, VerificationSource] = getattr(trainer.datamodule, "verification", {})  # type: ignore[attr-defined]
+    sources: Mapping[str, VerificationSource] = getattr(trainer.datamodule, "verification", {})
     return sources

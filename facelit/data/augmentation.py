@@ -94,7 +94,10 @@ class Augmentation:
         side_y = area.sqrt() * torch.exp(0.6 * _signed(u[:, 10:11]))  # aspect between about 0.3 and 3.3
         side_x = area / side_y
         # Where the rectangle is drawn, u8 is uniform in [0, erase): divided by it, it serves once more.
-        top, left = (1 - side_y) * u[:, 11:12], (1 - side_x) * (u[:, 8:9] / max(self.erase, 1e-9)).clamp(max=1)
+        top, left = (
+            (1 - side_y) * u[:, 11:12],
+            (1 - side_x) * (u[:, 8:9] / max(self.erase, 1e-9)).clamp(max=1),
+        )
         y = torch.linspace(0, 1, height, device=images.device).view(1, 1, -1, 1)
         x = torch.linspace(0, 1, width, device=images.device).view(1, 1, 1, -1)
         inside = (y >= top) & (y <= top + side_y) & (x >= left) & (x <= left + side_x)

@@ -19,7 +19,6 @@ from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
 
-
 NO_TRAINING_SET = (
     "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the built-in faces with"
     " --config configs/demo.yaml"
@@ -90,7 +89,9 @@ class FaceDataModule(LightningDataModule):
             for name, source in self.verification.items():
                 source.prepare()
                 missing = f", {source.num_missing_pairs:,} left out (absent images)" if source.num_missing_pairs else ""
-                rank_zero_info(f"Verifying on {name}: {len(source.is_same):,} pairs of {len(source):,} images{missing}.")
+                rank_zero_info(
+                    f"Verifying on {name}: {len(source.is_same):,} pairs of {len(source):,} images{missing}."
+                )
         if stage == "predict":
             self.predict_paths()
 
@@ -157,7 +158,7 @@ class FaceDataModule(LightningDataModule):
     def _eval_loader(self, dataset: EvalImages) -> DataLoader[EvalBatch]:
         # Padding to equal lengths repeats images on the last batches: processes stay in step, the table of embeddings
         # holds each image once all the same.
-        sampler = None
+        sampler: DistributedSampler[EvalBatch] | None = None
         if self._world_size > 1:
             sampler = DistributedSampler(dataset, self._world_size, self._rank, shuffle=False)
         options = self._loader_options(batch_size=self.eval_batch_size)

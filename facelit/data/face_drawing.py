@@ -258,9 +258,7 @@ def _head(person: Identity, u: Grid, v: Grid) -> Grid:
     """Signed distance to the outline: an ellipse above, narrowed towards the chin by the jaw."""
     lower = np.clip((v + 0.05) / person.height, 0, 1)
     half_width = person.width * (1 - person.jaw * lower**person.chin)
-    distance: Grid = (np.sqrt((u / half_width) ** 2 + (v / (person.height + 0.08)) ** 2) - 1) * np.float32(
-        0.6
-    )
+    distance: Grid = (np.sqrt((u / half_width) ** 2 + (v / (person.height + 0.08)) ** 2) - 1) * np.float32(0.6)
     return distance
 
 
@@ -383,9 +381,7 @@ def _draw_glasses(canvas: _Canvas, person: Identity, x: Grid, y: Grid, dark: boo
         if dark:
             canvas.paint(0.94 * _soft(lens), _rgb(20, 20, 26))
         canvas.paint(0.9 * _soft(np.abs(lens) - 0.012), frame)
-    bridge = np.maximum(
-        np.abs(y - person.eye_height + 0.01) - 0.011, np.abs(x) - (person.eye_distance - 0.155)
-    )
+    bridge = np.maximum(np.abs(y - person.eye_height + 0.01) - 0.011, np.abs(x) - (person.eye_distance - 0.155))
     canvas.paint(0.9 * _soft(bridge), frame)
 
 
@@ -423,9 +419,7 @@ def _hairline(person: Identity, u: Grid) -> Grid:
 
 def _draw_occlusion(canvas: _Canvas, shot: Shot, u: Grid, v: Grid) -> None:
     if shot.occlusion == "scarf":
-        canvas.paint(
-            _soft(0.34 + 0.06 * np.cos(3 * u) - v, 2), shot.clothes * (0.9 + 0.1 * np.sin(25 * v))[..., None]
-        )
+        canvas.paint(_soft(0.34 + 0.06 * np.cos(3 * u) - v, 2), shot.clothes * (0.9 + 0.1 * np.sin(25 * v))[..., None])
     elif shot.occlusion == "patch":
         centre_u, centre_v, half_width, half_height = shot.patch
         patch = np.maximum(np.abs(u - centre_u) - half_width, np.abs(v - centre_v) - half_height)
@@ -447,9 +441,7 @@ def _photograph(pixels: Grid, shot: Shot) -> Crop:
     return np.clip(noise, 0, 255, out=noise).astype(np.uint8)
 
 
-def _ellipse(
-    u: Grid, v: Grid, centre_u: float, centre_v: float, half_width: float, half_height: float
-) -> Grid:
+def _ellipse(u: Grid, v: Grid, centre_u: float, centre_v: float, half_width: float, half_height: float) -> Grid:
     """About the signed distance to an ellipse: negative inside."""
     radius = np.sqrt(((u - centre_u) / half_width) ** 2 + ((v - centre_v) / half_height) ** 2)
     distance: Grid = (radius - 1) * np.float32(min(half_width, half_height))

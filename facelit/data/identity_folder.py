@@ -81,7 +81,8 @@ def _list_identities(root: Path) -> dict[str, list[str]]:
             " try the built-in faces first: add --config configs/demo.yaml"
         )
     with os.scandir(root) as entries:
-        folders, files = [], []
+        folders: list[str] = []
+        files: list[str] = []
         for entry in entries:
             (folders if entry.is_dir() else files).append(entry.name)
     loose = sorted(filter(is_image, files))

@@ -47,7 +47,13 @@ def read_crop(path: Path | str, resize: bool = False) -> Crop:
                 rgb = image.convert("RGB")
     except FileNotFoundError:
         raise FacelitError(f"{path}: no such image file.") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         reason = "the file is empty" if _is_empty(path) else str(error).replace(f"{str(path)!r}", "").strip()
         raise FacelitError(f"{path}: cannot read this image ({reason}). Mend or remove the file.") from None
     if rgb.size != (CROP_SIZE, CROP_SIZE):

@@ -42,7 +42,8 @@ def _people_by_fold(path: Path, rows: list[str]) -> list[list[str]]:
         return [[row.split("\t")[0] for row in rows]]
     # people.txt starts with the number of folds, peopleDevTrain.txt at once with its number of people.
     has_fold_count = len(rows) > 1 and rows[1].isdigit()
-    position, by_fold = int(has_fold_count), []
+    position = int(has_fold_count)
+    by_fold: list[list[str]] = []
     while position < len(rows):
         if not rows[position].isdigit():
             raise FacelitError(f"{path}: expected a fold's number of people, found {rows[position]!r}.")

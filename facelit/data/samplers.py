@@ -82,7 +82,9 @@ class IdentityBalancedSampler(BatchPlan):
     def __init__(self, identities_per_batch: int = 32, images_per_identity: int = 4) -> None:
         _positive(identities_per_batch=identities_per_batch)
         if images_per_identity < 2:
-            raise FacelitError(f"images_per_identity must be at least 2 to form a genuine pair, got {images_per_identity}.")
+            raise FacelitError(
+                f"images_per_identity must be at least 2 to form a genuine pair, got {images_per_identity}."
+            )
         self.identities_per_batch = identities_per_batch
         self.images_per_identity = images_per_identity
 
@@ -115,7 +117,9 @@ class IdentityBalancedSampler(BatchPlan):
             keys = rng.exponential(size=len(groups)) / np.maximum(weights, 1e-9)
             chosen = rng.permutation(np.argpartition(keys, per_batch - 1)[:per_batch])
             # An identity's last group stays, for the case that it must be drawn again.
-            drawn = [groups[position].pop() if len(groups[position]) > 1 else groups[position][0] for position in chosen]
+            drawn = [
+                groups[position].pop() if len(groups[position]) > 1 else groups[position][0] for position in chosen
+            ]
             weights[chosen] -= 1
             batch[:] = np.concatenate(drawn)
         return batches
@@ -150,7 +154,9 @@ class RandomTripletSampler(BatchPlan):
         """Whole batches that `n_triplets` fill."""
         counts = np.bincount(labels)
         if (counts > 0).sum() < 2 or counts.max(initial=0) < 2:
-            raise FacelitError("triplets need two identities, one of them with two images; the training set has neither.")
+            raise FacelitError(
+                "triplets need two identities, one of them with two images; the training set has neither."
+            )
         count = self.n_triplets // (self.triplets_per_batch * world_size)
         if count == 0:
             raise FacelitError(
@@ -170,10 +176,17 @@ class RandomTripletSampler(BatchPlan):
         second = (first + 1 + rng.integers(counts[anchors] - 1)) % counts[anchors]
         others = np.flatnonzero(counts)
         # A shift by 1..n-1 in the list of identities never lands on the anchor's own.
-        negatives = others[(np.searchsorted(others, anchors) + 1 + rng.integers(len(others) - 1, size=total)) % len(others)]
+        negatives = others[
+            (np.searchsorted(others, anchors) + 1 + rng.integers(len(others) - 1, size=total)) % len(others)
+        ]
         third = rng.integers(counts[negatives])
         triplets = np.stack(
-            [order[starts[anchors] + first], order[starts[anchors] + second], order[starts[negatives] + third]], axis=1
+            [
+                order[starts[anchors] + first],
+                order[starts[anchors] + second],
+                order[starts[negatives] + third],
+            ],
+            axis=1,
         )
         return triplets.reshape(-1, 3 * self.triplets_per_batch * world_size)
 
@@ -210,7 +223,7 @@ class EpochSampler(DistributedSampler[BatchRequest]):
             self.start_batch = 0
         super().set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[BatchRequest]:  # type: ignore[override]  # whole batches, not single indices
+    def __iter__(self) -> Iterator[BatchRequest]:
         """This process's share of each remaining batch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         batches = self.plan.draw(self.labels, self.num_replicas, rng)

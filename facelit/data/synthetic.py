@@ -115,13 +115,9 @@ class SyntheticPairs(VerificationSource):
         seed: The world of people.
     """
 
-    def __init__(
-        self, folds: int = 10, pairs_per_fold: int = 100, images_per_identity: int = 4, seed: int = 0
-    ) -> None:
+    def __init__(self, folds: int = 10, pairs_per_fold: int = 100, images_per_identity: int = 4, seed: int = 0) -> None:
         if folds < 2 or pairs_per_fold < 2 or images_per_identity < 2:
-            raise ValueError(
-                "SyntheticPairs needs at least 2 folds, 2 pairs per fold and 2 images per identity"
-            )
+            raise ValueError("SyntheticPairs needs at least 2 folds, 2 pairs per fold and 2 images per identity")
         rng = np.random.default_rng([seed, _HELD_OUT])
         people = _people_per_fold(pairs_per_fold, images_per_identity)
         rows = [

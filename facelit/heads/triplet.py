@@ -123,9 +123,7 @@ def take_drawn(distances: Tensor, labels: Tensor, margin: float) -> Mined:
         FacelitError: if the labels are not in that order.
     """
     triplets = labels.view(-1, 3) if len(labels) % 3 == 0 else None
-    if triplets is None or not bool(
-        ((triplets[:, 0] == triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])).all()
-    ):
+    if triplets is None or not bool(((triplets[:, 0] == triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])).all()):
         raise FacelitError(
             'mining="random" needs batches of anchor, positive, negative, anchor, ..., as '
             'facelit.data.RandomTripletSampler draws them: use that sampler, or mining="semihard"'
@@ -201,9 +199,7 @@ class TripletHead(Head):
             loss = mined.total / mined.active.clamp(min=1) + 0 * embeddings.sum()
         return HeadOutput(loss, self._metrics(embeddings.detach(), distances.detach(), labels, mined))
 
-    def _metrics(
-        self, embeddings: Tensor, distances: Tensor, labels: Tensor, mined: Mined
-    ) -> dict[str, Tensor]:
+    def _metrics(self, embeddings: Tensor, distances: Tensor, labels: Tensor, mined: Mined) -> dict[str, Tensor]:
         genuine, impostor = pair_masks(labels)
         return {
             "active_fraction": mined.active / mined.candidates.clamp(min=1),

@@ -121,9 +121,7 @@ def hardest_pairs_figure(
     accepted = scores >= limits
     impostors, genuine = hardest_pairs(scores, is_same, limits, count)
     rows = math.ceil(max(len(impostors), len(genuine), 1) / _COLUMNS)
-    figure = Figure(
-        figsize=(4 * _COLUMNS + 2.2, (1.62 if names else 1.42) * rows + 1.2), layout="constrained"
-    )
+    figure = Figure(figsize=(4 * _COLUMNS + 2.2, (1.62 if names else 1.42) * rows + 1.2), layout="constrained")
     figure.suptitle(title, fontsize=13)
     left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
     for panel, heading, pairs, wrong in (
@@ -155,9 +153,7 @@ def _legend_figures(result: VerificationResult) -> str:
     return f"{summary}\n" + ", ".join([f"EER {result.eer:.3f}", *tars])
 
 
-def _mark_operating_points(
-    axes: Axes, result: VerificationResult, colour: str, floor: float, labelled: bool
-) -> None:
+def _mark_operating_points(axes: Axes, result: VerificationResult, colour: str, floor: float, labelled: bool) -> None:
     best = int(np.argmax(result.roc.thresholds <= result.best_threshold))
     points = [
         (f"TAR {point.tar:.3f} at FAR {target:g}", point.far, point.tar, "o")

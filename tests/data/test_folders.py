@@ -42,7 +42,9 @@ def test_labels_follow_sorted_names(tmp_path: Path) -> None:
 def test_limits(crops: Path, tmp_path: Path) -> None:
     names = tmp_path / "people.txt"
     names.write_text("person_00\nperson_03\n")
-    assert IdentityFolder(crops, exclude_identities=str(names)).identities == [f"person_0{i}" for i in (1, 2, 4, 5, 6, 7)]
+    assert IdentityFolder(crops, exclude_identities=str(names)).identities == [
+        f"person_0{i}" for i in (1, 2, 4, 5, 6, 7)
+    ]
     names.write_text("2\n2\nperson_00\t1\nperson_01\t2\n1\nperson_02\t5\n")
     assert "person_02" in IdentityFolder(crops, exclude_identities=str(names), exclude_folds=[1]).identities
     assert len(IdentityFolder(crops, exclude_identities=str(names), exclude_folds=[1]).identities) == 6

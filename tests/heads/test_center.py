@@ -52,9 +52,7 @@ def test_float32_under_autocast() -> None:
         assert torch.equal(loss(x, labels), plain)
         half = loss(x.bfloat16(), labels)
     assert half.dtype == torch.float32
-    assert half.item() == pytest.approx(
-        dense_loss(x.bfloat16().double(), labels, loss.centers.double()).item()
-    )
+    assert half.item() == pytest.approx(dense_loss(x.bfloat16().double(), labels, loss.centers.double()).item())
 
 
 def test_centers_start_like_caffes_xavier_filler() -> None:

@@ -6,9 +6,7 @@ import torch
 from facelit.heads import SoftmaxHead
 
 
-def reference(
-    x: torch.Tensor, labels: torch.Tensor, head: SoftmaxHead, smoothing: float
-) -> tuple[float, float]:
+def reference(x: torch.Tensor, labels: torch.Tensor, head: SoftmaxHead, smoothing: float) -> tuple[float, float]:
     """Cross entropy with a smoothed target, and accuracy, written out."""
     logits = x.double() @ head.classifier.weight.double().T
     if head.classifier.bias is not None:

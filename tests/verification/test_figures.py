@@ -213,9 +213,7 @@ def test_only_the_images_shown_are_read():
         return plain_image(0)
 
     first = np.arange(0, 200, 2)
-    hardest_pairs_figure(
-        image, first, first + 1, np.linspace(0, 1, 100), np.arange(100) % 2 == 0, 0.5, count=3
-    )
+    hardest_pairs_figure(image, first, first + 1, np.linspace(0, 1, 100), np.arange(100) % 2 == 0, 0.5, count=3)
     assert len(read) == 12
 
 
