@@ -19,7 +19,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit import backbones, heads
 from facelit.callbacks import EmbeddingWriter, LastCheckpoint, VerificationCallback
-from facelit.checkpoints import check_fits, find_checkpoint, num_identities, read_checkpoint
+from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli_errors import explain, name_broken_config
 from facelit.cli_resume import adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
@@ -126,16 +126,14 @@ class FacelitCLI(LightningCLI):
         else:
             adopt_model(config.model, self.checkpoint)
 
-    def _count_identities(self, from_data: int | None) -> int:
+    def _count_identities(self, from_data: int | None) -> int | None:
         """Of the training set; without one, of the checkpoint's head."""
         if from_data is not None:
             return from_data
-        count = num_identities(self.checkpoint or {})
-        if count is None:
-            raise FacelitError(
-                "the checkpoint does not say how many identities its head has: it is not one of facelit's."
-            )
-        return count
+        checkpoint = self.checkpoint or {}
+        if CHECKPOINT_KEY not in checkpoint:
+            raise FacelitError("the checkpoint does not say how many identities its head has: it is not one of facelit's.")
+        return num_identities(checkpoint)  # None for a head that takes no such argument
 
 
 def main(args: ArgsType = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import Namespace, dict_to_namespace
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
+from facelit.checkpoints import num_identities
 from facelit.errors import FacelitError
 
 _SIZED_ELSEWHERE = ("num_identities", "embedding_dim")
@@ -25,7 +26,10 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
         if not isinstance(trained.get(part), Mapping):
             continue
         changed += _differences(part, model[part], trained[part])
-        model[part] = dict_to_namespace(dict(trained[part]))
+        init_args = dict(trained[part].get("init_args", {}))
+        if num_identities(checkpoint) is None:
+            init_args.pop("num_identities", None)  # the link wrote it beside a head that takes none
+        model[part] = dict_to_namespace({"class_path": trained[part]["class_path"], "init_args": init_args})
     model.init_backbone = None
     if changed:
         rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")

@@ -158,7 +158,11 @@ WRONG_OPTIONS = [
         ["P x K", "identities_per_batch", "8 identities"],
     ),
     (
-        [*("--data.sampler", "IdentityBalancedSampler", "--data.sampler.identities_per_batch", "2"), "--data.sampler.images_per_identity", "7"],
+        [
+            *("--data.sampler", "IdentityBalancedSampler", "--data.sampler.identities_per_batch", "2"),
+            "--data.sampler.images_per_identity",
+            "7",
+        ],
         ["P x K", "images_per_identity", "6"],
     ),
     (
