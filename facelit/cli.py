@@ -132,7 +132,9 @@ class FacelitCLI(LightningCLI):
             return from_data
         checkpoint = self.checkpoint or {}
         if CHECKPOINT_KEY not in checkpoint:
-            raise FacelitError("the checkpoint does not say how many identities its head has: it is not one of facelit's.")
+            raise FacelitError(
+                "the checkpoint does not say how many identities its head has: it is not one of facelit's."
+            )
         return num_identities(checkpoint)  # None for a head that takes no such argument
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jsonargparse import Namespace, dict_to_namespace
+from jsonargparse import Namespace
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit.checkpoints import num_identities
@@ -29,7 +29,7 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
         init_args = dict(trained[part].get("init_args", {}))
         if num_identities(checkpoint) is None:
             init_args.pop("num_identities", None)  # the link wrote it beside a head that takes none
-        model[part] = dict_to_namespace({"class_path": trained[part]["class_path"], "init_args": init_args})
+        model[part] = Namespace(class_path=trained[part]["class_path"], init_args=Namespace(**init_args))  # type: ignore[no-untyped-call]
     model.init_backbone = None
     if changed:
         rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")

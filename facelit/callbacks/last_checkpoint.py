@@ -8,6 +8,8 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from facelit.callbacks.folders import run_folder
+
 
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt` after each validation and epoch, and every so many steps.
@@ -21,7 +23,17 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, every_n_train_steps: int | None = None) -> None:
         self.every_n_train_steps = every_n_train_steps
+        self.dirpath: Path | None = None
         self._saved_at = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Settles the folder: where the best checkpoints go, or where they would go if any were kept."""
+        others = (
+            getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks if callback is not self
+        )
+        folder = next(filter(None, others), None)
+        # Asked on every process: the run's folder is broadcast.
+        self.dirpath = Path(folder or Path(run_folder(trainer) or trainer.default_root_dir, "checkpoints"))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -43,14 +55,7 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        folder = _checkpoint_folder(trainer)
-        if trainer.fast_dev_run or folder is None or trainer.global_step == self._saved_at:
+        if trainer.fast_dev_run or self.dirpath is None or trainer.global_step == self._saved_at:
             return
         self._saved_at = trainer.global_step
-        trainer.save_checkpoint(folder / "last.ckpt", weights_only=False)
-
-
-def _checkpoint_folder(trainer: Trainer) -> Path | None:
-    """Where the best checkpoints go too."""
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    return None if folder is None else Path(folder)
+        trainer.save_checkpoint(self.dirpath / "last.ckpt", weights_only=False)

@@ -1,0 +1,117 @@
+"""LastCheckpoint: when `last.ckpt` is written, and what it knows."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tiny_run import make_run, write_crops
+
+from facelit import FaceRecognizer
+from facelit.backbones import VGG16
+from facelit.callbacks import LastCheckpoint
+from facelit.cli import main
+from facelit.data import FaceDataModule, IdentityFolder
+from facelit.heads import SoftmaxHead
+
+
+def recorded_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps at which `last.ckpt` is written from now on."""
+    steps: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def record(self: Trainer, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(filepath).name == "last.ckpt":
+            steps.append(self.global_step)
+        save(self, filepath, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", record)
+    return steps
+
+
+def checkpoint_callback(state: dict[str, Any]) -> dict[str, Any]:
+    (found,) = [value for key, value in state["callbacks"].items() if key.startswith("ModelCheckpoint")]
+    return found
+
+
+def test_written_though_accuracy_does_not_improve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learning rate of 0 and no batch normalisation: the first accuracy is never beaten, last.ckpt goes on."""
+    steps = recorded_saves(monkeypatch)
+    backbone = {"width": 0.01, "embedding_dim": 16, "dropout": 0.0}
+    config = make_run(tmp_path, model__backbone__init_args=backbone)
+    main(["fit", "--config", str(config), "--model.optimizer.lr", "0", "--verification.hardest_pairs", "0"])
+    assert sorted(set(steps)) == [6, 12, 18]
+    (best,) = tmp_path.glob("**/epoch*.ckpt")
+    assert best.name.startswith("epoch000-step0000006")
+    state = torch.load(best.parent / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 18
+    assert Path(checkpoint_callback(state)["best_model_path"]) == best
+
+
+def test_written_after_each_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of an epoch too."""
+    steps = recorded_saves(monkeypatch)
+    options = ["--trainer.val_check_interval", "2", "--trainer.max_epochs", "1", "--verification.hardest_pairs", "0"]
+    main(["fit", "--config", str(make_run(tmp_path)), *options])
+    assert sorted(set(steps)) == [2, 4, 6]
+
+
+def test_knows_the_best_checkpoint_of_its_own_step(finished: Any) -> None:
+    """It is written after the best one was chosen, and holds what a run resumes from."""
+    state = torch.load(finished.checkpoints / "last.ckpt", weights_only=True)
+    (best,) = finished.checkpoints.glob("epoch*.ckpt")
+    assert state["global_step"] == 12
+    assert Path(checkpoint_callback(state)["best_model_path"]) == best
+    assert state["optimizer_states"]
+    assert state["lr_schedulers"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--last_checkpoint.every_n_train_steps", "4", "--trainer.max_epochs", "2"], [4, 6, 8, 12]),
+        (["--trainer.max_steps", "9"], [6, 9]),
+        (["--trainer.max_epochs", "1"], [6]),
+    ],
+    ids=["every 4 steps", "max_steps mid-epoch", "epochs only"],
+)
+def test_written_at_these_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: list[int]
+) -> None:
+    steps = recorded_saves(monkeypatch)
+    main(["fit", "--config", str(make_run(tmp_path, data__verification=None)), *options])
+    assert steps == expected
+    (path,) = tmp_path.glob("**/last.ckpt")
+    assert torch.load(path, weights_only=True)["global_step"] == expected[-1]
+
+
+@pytest.mark.parametrize("beside", ["nothing", "before a ModelCheckpoint", "after a ModelCheckpoint"])
+def test_from_python(tmp_path: Path, beside: str) -> None:
+    """Where the best checkpoints go, in whichever order the callbacks are named; alone in the trainer's folder."""
+    best = ModelCheckpoint(dirpath=tmp_path / "kept", filename="best")
+    last = LastCheckpoint()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        logger=False,
+        default_root_dir=tmp_path,
+        callbacks={"nothing": [last], "before a ModelCheckpoint": [last, best]}.get(beside, [best, last]),
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = FaceDataModule(train=IdentityFolder(write_crops(tmp_path / "crops")), batch_size=8, num_workers=0)
+    trainer.fit(FaceRecognizer(VGG16(16, width=0.01), SoftmaxHead(8, 16)), data)
+    folder = tmp_path / ("checkpoints" if beside == "nothing" else "kept")
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert len(list(tmp_path.glob("**/last.ckpt"))) == 1
+
+
+def test_a_trial_run_writes_nothing(tmp_path: Path) -> None:
+    main(["fit", "--config", str(make_run(tmp_path)), "--trainer.fast_dev_run", "1"])
+    assert not list(tmp_path.glob("**/*.ckpt"))

@@ -1,0 +1,216 @@
+"""FaceRecognizer in whole runs: what is logged, what a step is, what a checkpoint gives on."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run, write_crops
+
+from facelit import FaceRecognizer
+from facelit.backbones import VGG16
+from facelit.cli import main
+from facelit.data import FaceDataModule, IdentityFolder
+from facelit.heads import CenterLossHead
+
+BATCH, EPOCHS = 8, 2
+BATCHES_PER_EPOCH = NUM_IDENTITIES * IMAGES_EACH // BATCH
+DETERMINISTIC = {  # nothing in the network that depends on how a batch is cut up
+    "model__backbone__init_args": {"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0},
+    "trainer__max_epochs": EPOCHS,
+    "data__verification": None,
+}
+
+
+def logged(folder: Path) -> list[dict[str, str]]:
+    """Rows of the CSV log that training steps wrote."""
+    (path,) = folder.glob("runs/tiny/version_0/metrics.csv")
+    with path.open() as file:
+        return [row for row in csv.DictReader(file) if row.get("train/loss")]
+
+
+def last_checkpoint(folder: Path) -> Path:
+    (path,) = folder.glob("**/last.ckpt")
+    return path
+
+
+def load(folder: Path) -> dict:
+    return torch.load(last_checkpoint(folder), weights_only=True)
+
+
+def recognizer(num_identities: int = NUM_IDENTITIES, init_backbone: Path | None = None) -> FaceRecognizer:
+    backbone = VGG16(embedding_dim=16, width=0.01)
+    return FaceRecognizer(
+        backbone,
+        CenterLossHead(num_identities, 16),
+        lambda params: torch.optim.SGD(params, lr=0.02),
+        init_backbone=None if init_backbone is None else str(init_backbone),
+    )
+
+
+def fit_plainly(model: FaceRecognizer, folder: Path, crops: Path, max_steps: int = -1) -> Trainer:
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        max_steps=max_steps,
+        logger=False,
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, FaceDataModule(train=IdentityFolder(crops), batch_size=BATCH, num_workers=0))
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_crops(tmp_path_factory.mktemp("crops"))
+
+
+@pytest.fixture(scope="module")
+def whole_batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    main(["fit", "--config", str(make_run(folder, **DETERMINISTIC))])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def accumulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("accumulated")
+    halves = {"data__batch_size": BATCH // 2, "trainer__accumulate_grad_batches": 2}
+    main(["fit", "--config", str(make_run(folder, **DETERMINISTIC, **halves))])
+    return folder
+
+
+@pytest.fixture
+def plain(tmp_path: Path, crops: Path) -> tuple[FaceRecognizer, Trainer]:
+    model = recognizer()
+    return model, fit_plainly(model, tmp_path, crops)
+
+
+def test_a_center_run_logs_its_figures(whole_batches: Path) -> None:
+    rows = logged(whole_batches)
+    assert len(rows) == EPOCHS * BATCHES_PER_EPOCH
+    for row in rows:
+        loss, softmax, center = (float(row[f"train/{name}"]) for name in ("loss", "loss_softmax", "loss_center"))
+        assert loss == pytest.approx(softmax + 0.003 * center, rel=1e-5)
+        assert 0 <= float(row["train/identity_accuracy"]) <= 1
+        assert float(row["train/embedding_norm"]) > 0
+        assert float(row["train/center_distance"]) > 0
+        assert float(row["train/alpha"]) == pytest.approx(0.5)
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.02] * 6 + [0.014] * 6)
+
+
+def test_a_triplet_run_logs_its_figures(tmp_path: Path) -> None:
+    sampler = {
+        "class_path": "facelit.data.IdentityBalancedSampler",
+        "init_args": {"identities_per_batch": 4, "images_per_identity": 3},
+    }
+    config = make_run(tmp_path, head="TripletHead", data__sampler=sampler, trainer__max_epochs=1)
+    main(["fit", "--config", str(config), "--data.verification", "null"])
+    rows = logged(tmp_path)
+    assert len(rows) == NUM_IDENTITIES * IMAGES_EACH // 12
+    for row in rows:
+        assert 0 <= float(row["train/active_fraction"]) <= 1
+        for name in ("genuine_distance", "impostor_distance"):  # squared, between unit vectors
+            assert 0 < float(row[f"train/{name}"]) <= 4
+
+
+def test_an_accumulated_batch_is_one_step(accumulated: Path, whole_batches: Path) -> None:
+    """Micro-batches of 4, two a step, against batches of 8 of the same images: steps, weights and centers agree."""
+    expected, actual = load(whole_batches), load(accumulated)
+    assert actual["global_step"] == expected["global_step"] == EPOCHS * BATCHES_PER_EPOCH
+    for name, value in expected["state_dict"].items():
+        torch.testing.assert_close(actual["state_dict"][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_centers_follow_their_own_rule_only(plain: tuple[FaceRecognizer, Trainer]) -> None:
+    model, trainer = plain
+    centers = model.head.centers
+    assert centers.grad is None
+    assert not centers.requires_grad
+    (optimizer,) = trainer.optimizers
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for name, parameter in model.named_parameters() if "center" not in name}
+    assert trainer.global_step == BATCHES_PER_EPOCH
+
+
+def test_centers_move_in_every_run(plain: tuple[FaceRecognizer, Trainer], whole_batches: Path) -> None:
+    """They start uniform in +-sqrt(3 / 16); embeddings of an untrained network are far smaller and draw them in."""
+    model, _ = plain
+    start = (1 / 16) ** 0.5  # standard deviation of the initialisation
+    assert model.head.centers.std() < 0.5 * start
+    assert load(whole_batches)["state_dict"]["head.center_loss.centers"].std() < 0.5 * start
+
+
+@pytest.mark.parametrize(("scales", "moves"), [((2.0, 1.0), False), ((2.0, 2.0), True), ((2.0, 4.0), True)])
+def test_a_step_that_the_gradient_scaler_skips(
+    tmp_path: Path, crops: Path, monkeypatch: pytest.MonkeyPatch, scales: tuple[float, float], moves: bool
+) -> None:
+    """fp16's scaler lowers its scale where it skips a step: centers stay, and the batch does not count later either."""
+    model = recognizer()
+    before = model.head.centers.detach().clone()
+    readings = iter(scales)
+    monkeypatch.setattr(model, "_gradient_scale", lambda: next(readings))
+    fit_plainly(model, tmp_path, crops, max_steps=1)
+    assert next(readings, None) is None
+    assert torch.equal(model.head.centers, before) != moves
+    after = model.head.centers.detach().clone()
+    assert model.head_optimizer is not None
+    model.head_optimizer.step()
+    assert torch.equal(model.head.centers, after)
+
+
+def test_init_backbone_takes_over_the_backbone(tmp_path: Path, whole_batches: Path) -> None:
+    """Into a run on five identities instead of eight, from its first step, at a learning rate of 0."""
+    config = make_run(tmp_path, **DETERMINISTIC)
+    write_crops(tmp_path / "five", num_identities=5)
+    other = ["--data.train.root", str(tmp_path / "five"), "--model.optimizer.lr", "0", "--trainer.max_epochs", "1"]
+    main(["fit", "--config", str(config), "--model.init_backbone", str(last_checkpoint(whole_batches)), *other])
+    found, start = load(tmp_path), load(whole_batches)["state_dict"]
+    assert found["global_step"] == 5 * IMAGES_EACH // BATCH
+    assert found["state_dict"]["head.center_loss.centers"].shape == (5, 16)
+    backbone = {name: value for name, value in found["state_dict"].items() if name.startswith("backbone.")}
+    assert len(backbone) == 2 * (13 + 2)
+    for name, value in backbone.items():
+        assert torch.equal(value, start[name]), name
+
+
+def test_init_backbone_takes_over_nothing_else(whole_batches: Path) -> None:
+    def head_state(model: FaceRecognizer) -> dict[str, Tensor]:
+        return model.head.state_dict()
+
+    torch.manual_seed(0)
+    fresh = recognizer()
+    torch.manual_seed(0)
+    started = recognizer(init_backbone=last_checkpoint(whole_batches))
+    for name, value in head_state(fresh).items():
+        assert torch.equal(head_state(started)[name], value), name
+    assert not torch.equal(fresh.backbone.features[0].weight, started.backbone.features[0].weight)
+
+
+def test_from_python_with_a_plain_trainer(tmp_path: Path, plain: tuple[FaceRecognizer, Trainer]) -> None:
+    """The checkpoint holds no code: it loads as torch loads files that it does not trust."""
+    model, trainer = plain
+    assert trainer.current_epoch == 1
+    (path,) = tmp_path.glob("**/*.ckpt")
+    state = torch.load(path, weights_only=True)["state_dict"]
+    again = recognizer()
+    again.load_state_dict(state)
+    images = torch.rand(3, 3, 112, 112) * 2 - 1
+    model.eval()
+    again.eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), model(images))
+        torch.testing.assert_close(again(images), model.backbone(images), rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_interval_is_refused() -> None:
+    with pytest.raises(Exception, match=r"model\.lr_interval must be 'epoch' or 'step', not 'hour'"):
+        FaceRecognizer(VGG16(16, width=0.01), CenterLossHead(8, 16), lr_interval="hour")
