@@ -30,6 +30,10 @@ from facelit.recognizer import FaceRecognizer
 __all__ = ["FacelitCLI", "backbones", "heads", "main"]  # importing the rooms lets short class names resolve
 
 
+MONITOR = "val/accuracy"
+BEST_NAME = "epoch{epoch:03d}-step{step:07d}-accuracy{val/accuracy:.4f}"
+
+
 class FacelitParser(LightningArgumentParser):
     """Says what is wrong in a line or two, with the closest match, instead of a page of usage."""
 
@@ -64,9 +68,9 @@ class FacelitCLI(LightningCLI):
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.set_defaults(
             {
-                "checkpoint.monitor": "val/accuracy",
+                "checkpoint.monitor": MONITOR,
                 "checkpoint.mode": "max",
-                "checkpoint.filename": "epoch{epoch:03d}-step{step:07d}-accuracy{val/accuracy:.4f}",
+                "checkpoint.filename": BEST_NAME,
                 "checkpoint.auto_insert_metric_name": False,
             }
         )
@@ -91,10 +95,13 @@ class FacelitCLI(LightningCLI):
         if self.subcommand == "predict":
             config.data.verification = None
         if not config.data.verification:
-            config.checkpoint.monitor = None
-            config.checkpoint.filename = "epoch{epoch:03d}-step{step:07d}"
+            if config.checkpoint.monitor == MONITOR:
+                config.checkpoint.monitor = None
+            if config.checkpoint.filename == BEST_NAME:
+                config.checkpoint.filename = "epoch{epoch:03d}-step{step:07d}"
         # Best is chosen where it is measured. (After a resume an epoch may end without a validation of its own.)
-        config.checkpoint.save_on_train_epoch_end = not config.data.verification
+        if config.checkpoint.save_on_train_epoch_end is None:
+            config.checkpoint.save_on_train_epoch_end = not config.data.verification
         if config.trainer.precision is None:
             config.trainer.precision = _best_precision(config.trainer.accelerator)
         if config.ckpt_path is not None:
@@ -192,6 +199,10 @@ def _best_precision(accelerator: str) -> str:
 def _run_folders(config: Namespace) -> Sequence[Path]:
     """Folders of the runs that the configured logger has written so far."""
     logger = config.trainer.logger
+    if isinstance(logger, list):
+        logger = logger[0] if logger else None
+    if logger is False:
+        return [Path(config.trainer.default_root_dir or ".")]
     settings = getattr(logger, "init_args", None)
     save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
     name = getattr(settings, "name", None) or "lightning_logs"

@@ -26,13 +26,25 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
         if not isinstance(trained.get(part), Mapping):
             continue
         changed += _differences(part, model[part], trained[part])
+        _refuse_strange_class(part, trained[part]["class_path"], model[part])
         init_args = dict(trained[part].get("init_args", {}))
+        if "weights" in init_args:
+            init_args["weights"] = None  # the checkpoint brings them: nothing to download
         if num_identities(checkpoint) is None:
             init_args.pop("num_identities", None)  # the link wrote it beside a head that takes none
         model[part] = Namespace(class_path=trained[part]["class_path"], init_args=Namespace(**init_args))  # type: ignore[no-untyped-call]
     model.init_backbone = None
     if changed:
         rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")
+
+
+def _refuse_strange_class(part: str, class_path: str, configured: Namespace) -> None:
+    """A checkpoint from a stranger must not make this program import whatever it names."""
+    if not class_path.startswith("facelit.") and class_path != _class_path(configured):
+        raise FacelitError(
+            f"the checkpoint's {part} is of class {class_path}, which is not facelit's. If you trust it, name it in your"
+            f" configuration: --model.{part} {class_path}"
+        )
 
 
 def refuse_other_model(model: Namespace, checkpoint: Mapping[str, Any], path: str) -> None:
@@ -59,6 +71,8 @@ def refuse_other_model(model: Namespace, checkpoint: Mapping[str, Any], path: st
         rank_zero_info(f"Resuming with changed settings: {'; '.join(notes)}")
     # The network comes from the checkpoint: what it started from does not matter any more.
     model.init_backbone = None
+    if "weights" in model.backbone.get("init_args", {}):
+        model.backbone.init_args.weights = None
 
 
 def _differences(part: str, configured: Any, trained: Any) -> Iterator[str]:

@@ -159,6 +159,12 @@ class WarmupCosine(torch.optim.lr_scheduler.LRScheduler):
         self.total_steps = total_steps
         super().__init__(optimizer)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the place in the schedule; its length stays this run's, so that a run may be prolonged."""
+        own = self.total_steps
+        super().load_state_dict(state_dict)
+        self.total_steps = self.total_steps if own is None else own
+
     def factor(self, step: int) -> float:
         """The share of the highest rate that optimizer step number ``step`` is made with, counted from 0."""
         if self.total_steps is None:

@@ -79,6 +79,8 @@ class FaceRecognizer(LightningModule):
         Returns:
             Embeddings, shape (N, D), not normalised.
         """
+        # Under the `*-true` precisions the weights are not float32; the images are, until here.
+        images = images.to(next(self.backbone.parameters()).dtype)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         embeddings: Tensor = self.backbone(images)
@@ -103,10 +105,13 @@ class FaceRecognizer(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The network's optimizer and schedule for Lightning; the head's own is kept aside."""
         self.head_optimizer = self.head.make_optimizer()
-        optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        if self.make_lr_scheduler is None:
-            return {"optimizer": optimizer}
-        scheduler = self.make_lr_scheduler(optimizer)
+        try:
+            optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+            if self.make_lr_scheduler is None:
+                return {"optimizer": optimizer}
+            scheduler = self.make_lr_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            raise FacelitError(f"model.optimizer or model.lr_scheduler: {error}") from error
         if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
             scheduler.total_steps = self._total_steps()
             for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
@@ -171,7 +176,11 @@ class FaceRecognizer(LightningModule):
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         steps = -(-batches // trainer.accumulate_grad_batches) * max(0, trainer.max_epochs or 0)
         limits = [int(limit) for limit in (steps, trainer.max_steps) if limit > 0]
-        return min(limits, default=1)
+        if not limits:
+            raise FacelitError(
+                "WarmupCosine must know how long the run is: set trainer.max_epochs or trainer.max_steps."
+            )
+        return min(limits)
 
     def _gradient_scale(self) -> float | None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)

@@ -53,6 +53,8 @@ class VGG16(nn.Module):
         weights: Literal["imagenet"] | None = None,
     ) -> None:
         super().__init__()
+        if not width > 0 or embedding_dim < 1:
+            raise ValueError(f"width={width} and embedding_dim={embedding_dim}: both must be positive")
         if weights not in (None, "imagenet"):
             raise FacelitError(f'VGG16: weights must be "imagenet" or null, not {weights!r}')
         if weights and width != 1.0:

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit.data.batches import EvalBatch
+from facelit.errors import FacelitError
 from facelit.verification.embeddings import EmbeddingTable
 
 
@@ -25,7 +26,7 @@ class EmbeddingWriter(Callback):
     """
 
     def __init__(self, path: str = "embeddings.npz") -> None:
-        self.path = Path(path).with_suffix(".npz")
+        self.path = Path(path if path.endswith(".npz") else f"{path}.npz")
         self._table: EmbeddingTable | None = None
         self._names: Sequence[str] = ()
 
@@ -52,7 +53,10 @@ class EmbeddingWriter(Callback):
         """Gathers the table and writes the file."""
         if self._table is None or trainer.fast_dev_run:
             return
-        embeddings = self._table.gather().numpy()
+        try:
+            embeddings = self._table.gather().numpy()
+        except RuntimeError as error:
+            raise FacelitError(f"predict: {error}. Is trainer.limit_predict_batches set?") from None
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(self.path, names=np.array(self._names), embeddings=embeddings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Saves every `every_n_train_steps` steps, and at the last step of a run that ends by `max_steps`."""
         step = trainer.global_step
-        due = self.every_n_train_steps is not None and step % self.every_n_train_steps == 0
+        due = step > 0 and self.every_n_train_steps is not None and step % self.every_n_train_steps == 0
         if due or step == trainer.max_steps:
             self._save(trainer)
 
@@ -58,4 +59,8 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run or self.dirpath is None or trainer.global_step == self._saved_at:
             return
         self._saved_at = trainer.global_step
-        trainer.save_checkpoint(self.dirpath / "last.ckpt", weights_only=False)
+        # Beside the old one, then in its place: whatever file system the temporary files of the machine are on.
+        path = self.dirpath / "last.ckpt"
+        trainer.save_checkpoint(path.with_suffix(".ckpt.tmp"), weights_only=False)
+        if trainer.is_global_zero:
+            os.replace(path.with_suffix(".ckpt.tmp"), path)

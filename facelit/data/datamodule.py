@@ -36,6 +36,7 @@ class FaceDataModule(LightningDataModule):
         verification: Verification sets by the name under which their figures are logged. The first one's accuracy is
             also logged as `val/accuracy`, which checkpoints are chosen by.
         predict: Folder of aligned crops (any tree) whose embeddings `predict` writes.
+        predict_resize: Resize those of another size than 112x112 instead of refusing them.
         batch_size: Training images per process and batch; a `sampler` sets its own.
         eval_batch_size: Images per process and batch in verification and prediction.
         sampler: How training batches are made up; by default each image once per epoch in random order.
@@ -50,6 +51,7 @@ class FaceDataModule(LightningDataModule):
         train: IdentitySource | None = None,
         verification: dict[str, VerificationSource] | None = None,
         predict: str | None = None,
+        predict_resize: bool = False,
         batch_size: int = 128,
         eval_batch_size: int = 256,
         sampler: BatchPlan | None = None,
@@ -61,6 +63,7 @@ class FaceDataModule(LightningDataModule):
         self.train = train
         self.verification: Mapping[str, VerificationSource] = verification or {}
         self.predict = predict
+        self.predict_resize = predict_resize
         self.plan = sampler or ShuffleSampler(batch_size)
         self.eval_batch_size = eval_batch_size
         self.augmentation = augmentation or Augmentation()
@@ -81,6 +84,7 @@ class FaceDataModule(LightningDataModule):
         """Prepares the sources of a stage, and says what they hold."""
         if stage == "fit":
             train = self._training_set()
+            self._check_validation_interval()
             train.prepare()
             rank_zero_info(f"Training on {len(train):,} images of {train.num_identities:,} identities.")
         if stage in ("fit", "validate", "test"):
@@ -125,7 +129,7 @@ class FaceDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[EvalBatch]:
         """The crops below `predict`."""
-        return self._eval_loader(EvalImages(self.predict_paths()))
+        return self._eval_loader(EvalImages(self.predict_paths(), self.predict_resize))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """On the device: uint8 to [-1, 1], and the augmentation of training crops."""
@@ -147,6 +151,22 @@ class FaceDataModule(LightningDataModule):
         if self.train is None:
             raise FacelitError(NO_TRAINING_SET)
         return self.train
+
+    def _check_validation_interval(self) -> None:
+        """Lightning finds the first out with a traceback; the second would lose micro-batches on a resume."""
+        interval = self.trainer.val_check_interval if self.trainer and self.verification else None
+        if self.trainer is None or not isinstance(interval, int):
+            return
+        if interval > self.batches_per_epoch and self.trainer.check_val_every_n_epoch is not None:
+            raise FacelitError(
+                f"trainer.val_check_interval {interval} is more than the {self.batches_per_epoch} batches of an epoch. Lower"
+                " it, or count over epochs with --trainer.check_val_every_n_epoch null"
+            )
+        if interval % self.trainer.accumulate_grad_batches:
+            raise FacelitError(
+                f"trainer.val_check_interval {interval} must be a multiple of trainer.accumulate_grad_batches"
+                f" {self.trainer.accumulate_grad_batches}: a checkpoint between two optimizer steps cannot be resumed exactly."
+            )
 
     def _refuse_overfit_batches(self) -> None:
         if self.trainer and self.trainer.overfit_batches:

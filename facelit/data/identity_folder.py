@@ -42,10 +42,15 @@ class IdentityFolder(IdentitySource):
     ) -> None:
         self.root = Path(root)
         self.resize = resize
-        if exclude_folds and exclude_identities is None:
+        if exclude_folds is not None and exclude_identities is None:
             raise FacelitError("exclude_folds needs exclude_identities: the list of people that has those folds.")
         excluded = read_people(exclude_identities, exclude_folds) if exclude_identities else frozenset()
         files = _list_identities(self.root)
+        if files and exclude_identities and excluded.isdisjoint(files):
+            raise FacelitError(
+                f"{exclude_identities}: none of its {len(excluded):,} names is an identity of {self.root} (which has"
+                f" {', '.join(list(files)[:2])}, ...): nobody would be left out. VGGFace2's folders, say, are numbers."
+            )
         kept = {name: images for name, images in files.items() if name not in excluded}
         kept = {name: images for name, images in kept.items() if len(images) >= max(1, min_images_per_identity)}
         if len(kept) < 2:

@@ -42,7 +42,7 @@ def read_crop(path: Path | str, resize: bool = False) -> Crop:
                     width, height = image.size
                     raise FacelitError(
                         f"{path}: the image is {width}x{height}, not {CROP_SIZE}x{CROP_SIZE}. Align the photos first, or"
-                        " ask for resizing with `resize: true` in that dataset's options."
+                        " ask for resizing with `resize: true` in that dataset's options (data.predict_resize for predict)."
                     )
                 rgb = image.convert("RGB")
     except FileNotFoundError:

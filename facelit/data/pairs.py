@@ -65,6 +65,11 @@ class PairsFolder(VerificationSource):
                 f"{pairs}: {len(missing)} of its {len(paths)} images are absent below {self.root} ({first_names}...)."
                 " Check the folder, or leave those pairs out with `allow_missing: true`."
             )
+        if len({pair.fold for pair in listed}) < 2:
+            raise FacelitError(
+                f"{pairs}: verification needs at least two folds, as each one's threshold is chosen on the others; only one"
+                " is listed or asked for (option folds of data.verification)."
+            )
         usable = [pair for pair in listed if paths[pair.first] and paths[pair.second]]
         _check_folds(Path(pairs), listed, usable)
         keys = sorted({key for pair in usable for key in (pair.first, pair.second)})

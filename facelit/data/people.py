@@ -31,6 +31,8 @@ def read_people(path: str | Path, folds: Collection[int] | None = None) -> froze
     by_fold = _people_by_fold(path, rows)
     if folds is None:
         return frozenset(name for fold in by_fold for name in fold)
+    if not folds:
+        raise FacelitError("exclude_folds is empty: name at least one fold, or leave it out to exclude them all.")
     absent = sorted(fold for fold in folds if not 1 <= fold <= len(by_fold))
     if absent:
         raise FacelitError(f"{path}: has {len(by_fold)} fold(s), so not fold {absent[0]} (option exclude_folds).")
