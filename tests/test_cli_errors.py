@@ -152,6 +152,18 @@ WRONG_OPTIONS = [
     (["--model.lr_interval", "hour"], ["lr_interval", "hour"]),
     (["--trainer.overfit_batches", "1"], ["overfit_batches"]),
     (["--trainer.limit_val_batches", "1"], ["limit_val_batches", "images were not embedded"]),
+    (["--trainer.val_check_interval", "500"], ["val_check_interval 500", "6 batches"]),
+    (
+        ["--trainer.val_check_interval", "3", "--trainer.accumulate_grad_batches", "2"],
+        ["multiple of", "accumulate_grad_batches"],
+    ),
+    (["--model.optimizer.lr=-1"], ["model.optimizer", "-1"]),
+    (["--data.verification.tiny.folds", "[2]"], ["at least two folds", "pairs.txt"]),
+    (["--data.train.exclude_identities", str(ROOT / "constraints.txt")], ["none of its", "person_00"]),
+    (
+        [*("--model.lr_scheduler", "WarmupCosine", "--trainer.max_epochs=-1", "--trainer.max_time", "00:00:00:09")],
+        ["WarmupCosine", "max_epochs"],
+    ),
     (["--ckpt_path", "nowhere.ckpt"], ["checkpoint not found", "nowhere.ckpt"]),
     (
         ["--data.sampler", "IdentityBalancedSampler", "--data.sampler.identities_per_batch", "9"],
@@ -230,6 +242,15 @@ def test_checkpoints_that_do_not_fit(run: Path, capsys: pytest.CaptureFixture[st
     message = fails(run, capsys, "--model.init_backbone", str(last(run)), "--model.backbone.embedding_dim", "24")
     assert "init_backbone" in message
     assert "in the checkpoint and 24" in message
+
+
+def test_a_foreign_class_in_a_checkpoint_is_not_imported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = torch.load(last(run), weights_only=True)
+    checkpoint["hyper_parameters"]["backbone"]["class_path"] = "antigravity.Backbone"
+    torch.save(checkpoint, run / "foreign.ckpt")
+    message = fails(run, capsys, "--ckpt_path", str(run / "foreign.ckpt"), command="validate")
+    assert "antigravity.Backbone" in message
+    assert "antigravity" not in sys.modules
 
 
 def test_what_is_missing_is_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,3 +75,20 @@ def test_kill_9_then_ckpt_path_last(tmp_path: Path, uninterrupted: Path) -> None
     assert max(actual) == max(expected)
     for name, value in final_state(uninterrupted).items():
         torch.testing.assert_close(final_state(tmp_path)[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+def test_a_prolonged_run_has_a_prolonged_schedule(tmp_path: Path) -> None:
+    """The length of a schedule is the resumed run's, not the checkpoint's: the rate does not stay at zero."""
+    config = make_run(
+        tmp_path,
+        model__lr_scheduler={"class_path": "facelit.optim.WarmupCosine", "init_args": {"warmup": 0.0}},
+        model__lr_interval="step",
+    )
+    main(["fit", "--config", str(config), "--trainer.max_epochs", "1"])
+    main(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "2"])
+    rates: dict[int, float] = {}
+    for path in sorted(tmp_path.glob("**/metrics.csv")):
+        with path.open() as file:
+            rates |= {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    assert rates[7] > 0.005
+    assert rates[11] < rates[7]
