@@ -32,7 +32,8 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
             init_args["weights"] = None  # the checkpoint brings them: nothing to download
         if num_identities(checkpoint) is None:
             init_args.pop("num_identities", None)  # the link wrote it beside a head that takes none
-        model[part] = Namespace(class_path=trained[part]["class_path"], init_args=Namespace(**init_args))  # type: ignore[no-untyped-call]
+        arguments = Namespace(**init_args)  # type: ignore[no-untyped-call]  # jsonargparse's own
+        model[part] = Namespace(class_path=trained[part]["class_path"], init_args=arguments)  # type: ignore[no-untyped-call]
     model.init_backbone = None
     if changed:
         rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")

@@ -107,7 +107,7 @@ class CenterSGD(torch.optim.Optimizer):
                 _start_recording(centers)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
         """Applies what was recorded since the last step, once, and forgets it.
 
         Args:

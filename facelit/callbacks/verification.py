@@ -144,7 +144,7 @@ class VerificationCallback(Callback):
         canvas = FigureCanvasAgg(figure)  # rendered once for both: it takes longer than anything else here
         figure.set_dpi(110)
         canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's own
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]  # likewise
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / f"{name}-{kind}.png")

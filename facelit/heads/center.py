@@ -91,7 +91,7 @@ class CenterLoss(nn.Module):
             moved = fn(tensor)
             return moved if moved.element_size() >= tensor.element_size() else tensor.to(moved.device)
 
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch's own
         return self
 
     def distances(self, embeddings: Tensor, labels: Tensor) -> Tensor:
