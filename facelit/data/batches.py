@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from facelit.data.augmentation import uniform_draws
-from facelit.data.images import read_crop
 from facelit.data.samplers import BatchRequest
-from facelit.data.sources import Crop, IdentitySource, VerificationSource
+from facelit.data.sources import IdentitySource, VerificationSource
+from facelit.storage.images import Crop, read_crop
 
 
 class TrainBatch(NamedTuple):

@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from facelit.data.augmentation import Augmentation, normalize
 from facelit.data.batches import EvalBatch, EvalImages, TrainBatch, TrainImages
-from facelit.data.images import list_images
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
+from facelit.storage.images import list_images
 
 NO_TRAINING_SET = (
     "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the built-in faces with"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facelit.data.sources import CROP_SIZE, Crop
+from facelit.storage.images import CROP_SIZE, Crop
 
 Grid = npt.NDArray[np.floating[Any]]  # float32 throughout; products with Python floats are typed as float64
 Colour = npt.NDArray[np.float32]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from facelit.data.images import is_image, read_crop
 from facelit.data.people import read_people
-from facelit.data.sources import Crop, IdentitySource
+from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
+from facelit.storage.images import Crop, is_image, read_crop
 
 
 class IdentityFolder(IdentitySource):

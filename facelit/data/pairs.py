@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from facelit.data.images import read_crop
-from facelit.data.sources import Crop, VerificationSource
+from facelit.data.sources import VerificationSource
 from facelit.errors import FacelitError
+from facelit.storage.images import Crop, read_crop
 
 ImageKey = tuple[str, int]
 """A person's name and the number of one of their images, as a pairs file names an image."""

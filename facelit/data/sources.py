@@ -8,11 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-CROP_SIZE = 112
-"""Height and width, in pixels, of an aligned crop."""
-
-Crop = npt.NDArray[np.uint8]
-"""One crop: uint8, RGB, shape (112, 112, 3)."""
+from facelit.storage.images import Crop
 
 
 class IdentitySource(ABC):

@@ -22,8 +22,9 @@ from PIL import Image
 from rich.progress import track
 
 from facelit.data import face_drawing
-from facelit.data.sources import CROP_SIZE, Crop, IdentitySource, VerificationSource
+from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
+from facelit.storage.images import CROP_SIZE, Crop
 
 _HELD_OUT = 1_000_000
 """Verification identities are numbered from here: no training set has them."""

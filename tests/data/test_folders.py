@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_run import write_crops, write_pairs
 
 from facelit.data.identity_folder import IdentityFolder
-from facelit.data.images import read_crop
 from facelit.data.pairs import PairsFolder, read_pairs
 from facelit.data.people import read_people
 from facelit.errors import FacelitError
+from facelit.storage.images import read_crop
 
 
 @pytest.fixture(scope="module")
