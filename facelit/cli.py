@@ -1,222 +1,88 @@
-"""The command line: `fit`, `validate`, `test` and `predict`, from YAML files and dotted overrides."""
+"""The command line's front: training commands go to Lightning's, tools run at once, without torch."""
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
+from difflib import get_close_matches
+from importlib import import_module
 from typing import Any
 
-import torch
-from jsonargparse import Namespace
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
-
-from facelit import backbones, heads
-from facelit.callbacks import EmbeddingWriter, LastCheckpoint, VerificationCallback
-from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
-from facelit.cli_errors import explain, name_broken_config
-from facelit.cli_resume import adopt_model, refuse_other_model
-from facelit.data import FaceDataModule
-from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.errors import FacelitError
-from facelit.recognizer import FaceRecognizer
 
-__all__ = ["FacelitCLI", "backbones", "heads", "main"]  # importing the rooms lets short class names resolve
+TRAINING = {
+    "fit": "train",
+    "validate": "measure a checkpoint on the verification sets",
+    "test": "the same under another name",
+    "predict": "embed a folder of crops",
+}
+TOOLS = {
+    "check": "look for defects in a training set: broken, doubled, or in the verification set too",
+    "pack": "turn a training set into a few large files that load faster",
+}
+_OVERVIEW = """usage: {program} COMMAND ...
 
+Trains face-verification embeddings, and looks after the data for it.
 
-MONITOR = "val/accuracy"
-BEST_NAME = "epoch{epoch:03d}-step{step:07d}-accuracy{val/accuracy:.4f}"
+{commands}
 
-
-class FacelitParser(LightningArgumentParser):
-    """Says what is wrong in a line or two, with the closest match, instead of a page of usage."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        """Ends the program with status 2."""
-        raise FacelitError(explain(message, self))
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Keeps the configuration of every start of a run: `config.yaml`, then `config-resumed-1.yaml`, ..."""
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Writes the file into the run's folder."""
-        folder = trainer.log_dir  # asked on every process: it is broadcast
-        if folder is None or stage != "fit":
-            return
-        count = len(list(Path(folder).glob("config*.yaml")))
-        self.config_filename = "config.yaml" if count == 0 else f"config-resumed-{count}.yaml"
-        super().setup(trainer, pl_module, stage)
+first steps:
+  {program} fit --config configs/center.yaml --config configs/demo.yaml   built-in faces, three minutes, no downloads
+  {program} fit --config configs/center.yaml --data.train.root FOLDER     your own
+  {program} COMMAND --help                                                every option of a command
+"""
 
 
-class FacelitCLI(LightningCLI):
-    """Joins data, model and trainer; the head is sized by the data, or by the checkpoint."""
-
-    checkpoint: dict[str, Any] | None = None
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The callbacks that every run has, and the values that nobody should have to type."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.add_lightning_class_args(VerificationCallback, "verification")
-        parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": MONITOR,
-                "checkpoint.mode": "max",
-                "checkpoint.filename": BEST_NAME,
-                "checkpoint.auto_insert_metric_name": False,
-            }
-        )
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("model.backbone.init_args.embedding_dim", "model.head.init_args.embedding_dim")
-        parser.link_arguments(
-            "data.num_identities",
-            "model.head.init_args.num_identities",
-            compute_fn=self._count_identities,
-            apply_on="instantiate",
-        )
-
-    def before_instantiate_classes(self) -> None:
-        """Leaves out what the subcommand does not need, and settles who wins: checkpoint or configuration."""
-        config = self.config[self.subcommand]
-        if self.subcommand == "fit" and config.data.train is None:
-            raise FacelitError(NO_TRAINING_SET)
-        if self.subcommand != "fit":
-            config.data.train = None
-            if config.ckpt_path is None:
-                raise FacelitError(f"{self.subcommand} needs a trained network: --ckpt_path FILE (or last, or best)")
-        if self.subcommand == "predict":
-            config.data.verification = None
-        if not config.data.verification:
-            if config.checkpoint.monitor == MONITOR:
-                config.checkpoint.monitor = None
-            if config.checkpoint.filename == BEST_NAME:
-                config.checkpoint.filename = "epoch{epoch:03d}-step{step:07d}"
-        # Best is chosen where it is measured. (After a resume an epoch may end without a validation of its own.)
-        if config.checkpoint.save_on_train_epoch_end is None:
-            config.checkpoint.save_on_train_epoch_end = not config.data.verification
-        if config.trainer.precision is None:
-            config.trainer.precision = _best_precision(config.trainer.accelerator)
-        if config.ckpt_path is not None:
-            self._use_checkpoint(config)
-
-    def instantiate_classes(self) -> None:
-        """Builds everything, then makes sure that the checkpoint fits before anything starts."""
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            raise FacelitError(str(_root_cause(error))) from error
-        if self.checkpoint is not None:
-            path = self.config[self.subcommand].ckpt_path
-            what = "the network of this configuration"
-            check_fits(self.model.state_dict(), self.checkpoint["state_dict"], path, what)
-            self.checkpoint = None
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's hyperparameters silently beat the command line: not here."""
-
-    def _use_checkpoint(self, config: Namespace) -> None:
-        if config.ckpt_path in ("last", "best"):
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, _run_folders(config)))
-            rank_zero_info(f"Using {config.ckpt_path}")
-        self.checkpoint = read_checkpoint(config.ckpt_path)
-        if self.subcommand == "fit":
-            refuse_other_model(config.model, self.checkpoint, config.ckpt_path)
-            _continue_in_same_folder(config)
-        else:
-            adopt_model(config.model, self.checkpoint)
-
-    def _count_identities(self, from_data: int | None) -> int | None:
-        """Of the training set; without one, of the checkpoint's head."""
-        if from_data is not None:
-            return from_data
-        checkpoint = self.checkpoint or {}
-        if CHECKPOINT_KEY not in checkpoint:
-            raise FacelitError(
-                "the checkpoint does not say how many identities its head has: it is not one of facelit's."
-            )
-        return num_identities(checkpoint)  # None for a head that takes no such argument
-
-
-def main(args: ArgsType = None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Runs the program; a user's slip ends it with a short message and status 2.
 
     Args:
         args: Arguments instead of the command line's, for calling it from Python.
     """
-    quieten()
+    arguments = list(sys.argv[1:] if args is None else args)
+    first = arguments[0] if arguments else "--help"
+    if first in ("-h", "--help"):
+        print(overview(), end="")
+        return
     try:
-        FacelitCLI(
-            FaceRecognizer,
-            FaceDataModule,
-            save_config_callback=SaveRunConfig,
-            parser_class=FacelitParser,
-            parser_kwargs={"allow_abbrev": False},
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
-            seed_everything_default=42,
-            auto_configure_optimizers=False,
-            args=args,
-        )
-    except (FacelitError, MisconfigurationException) as error:
-        message = name_broken_config(str(error), sys.argv[1:] if args is None else args)
-        print(f"facelit: error: {message}", file=sys.stderr)
+        if first in TOOLS:
+            status = _run_tool(first, arguments[1:])
+            if status:
+                sys.exit(status)
+            return
+        if not first.startswith("-") and first not in TRAINING:
+            raise FacelitError(_unknown_command(first))
+    except FacelitError as error:
+        print(f"facelit: error: {error}", file=sys.stderr)
         sys.exit(2)
+    # Only now: this import takes seconds.
+    from facelit.cli_training import main as main_of_training
+
+    main_of_training(arguments)
 
 
-def quieten() -> None:
-    """Silences remarks that no user of facelit can do anything about."""
-    # Lightning walks batches with torch's pytree and calls what torch renames.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
-    # A resumed run goes on in its own folder, and may choose its checkpoints by another figure than before.
-    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
-    warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
-    )
+def overview() -> str:
+    """What `--help` alone prints."""
+    rows = [f"  {name:<10}{text}" for name, text in (TRAINING | TOOLS).items()]
+    return _OVERVIEW.format(program=_program(), commands="\n".join(["commands:", *rows]))
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """What a class said when it was built, below what jsonargparse made of it."""
-    while (cause := error.__cause__ or error.__context__) is not None and not isinstance(error, FacelitError):
-        error = cause
-    return error
+def _run_tool(name: str, arguments: list[str]) -> int:
+    """Parses a tool's arguments by its function's signature, and calls it."""
+    from facelit.cli_tools import make_parser
+
+    function = getattr(import_module(f"facelit.tools.{name}"), name)
+    options: dict[str, Any] = make_parser(function, f"{_program()} {name}").parse_args(arguments).as_dict()
+    options.pop("config")
+    return int(function(**options) or 0)
 
 
-def _best_precision(accelerator: str) -> str:
-    """bf16 where a GPU has it, float32 elsewhere."""
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+def _unknown_command(name: str) -> str:
+    known = [*TRAINING, *TOOLS]
+    close = get_close_matches(name, known, n=1)
+    suggestion = f" Did you mean {close[0]}?" if close else ""
+    return f"there is no command {name}.{suggestion} There are: {', '.join(known)}."
 
 
-def _run_folders(config: Namespace) -> Sequence[Path]:
-    """Folders of the runs that the configured logger has written so far."""
-    logger = config.trainer.logger
-    if isinstance(logger, list):
-        logger = logger[0] if logger else None
-    if logger is False:
-        return [Path(config.trainer.default_root_dir or ".")]
-    settings = getattr(logger, "init_args", None)
-    save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
-    name = getattr(settings, "name", None) or "lightning_logs"
-    return sorted(Path(save_dir, name).glob("*/"))
-
-
-def _continue_in_same_folder(config: Namespace) -> None:
-    """A resumed run goes on writing where it wrote before, if that is where its checkpoint lies.
-
-    Only with TensorBoard, whose logger adds to what it finds: the CSV logger deletes it.
-    """
-    class_path = getattr(config.trainer.logger, "class_path", "")
-    settings = getattr(config.trainer.logger, "init_args", None) if class_path.endswith("TensorBoardLogger") else None
-    folder = Path(config.ckpt_path).resolve().parent.parent
-    if settings is not None and any(folder == known.resolve() for known in _run_folders(config)):
-        number = folder.name.removeprefix("version_")
-        settings.version = int(number) if number.isdigit() else folder.name
+def _program() -> str:
+    return "python main.py" if sys.argv[0].endswith("main.py") else "facelit"

@@ -1,11 +1,20 @@
-"""Gathering tensors over processes with plain torch.distributed; every function also works without it."""
+"""Gathering tensors over processes with plain torch.distributed; every function also works without it.
 
+A global batch that does not divide is shared out as :func:`part_sizes` says. Whoever calls a head on such a batch says
+so with :func:`global_batch`; inside it every process knows how many rows the others hold, without asking them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+_uneven_parts: ContextVar[tuple[int, ...] | None] = ContextVar("_uneven_parts", default=None)
 
 
 def _initialized() -> bool:
@@ -22,25 +31,103 @@ def rank() -> int:
     return dist.get_rank() if _initialized() else 0
 
 
-def all_gather(x: Tensor) -> Tensor:
+def part_sizes(total: int, num_parts: int) -> tuple[int, ...]:
+    """How a batch is shared out: as evenly as can be, the first processes holding one row more.
+
+    Args:
+        total: rows of the global batch.
+        num_parts: the number of processes.
+
+    Returns:
+        The rows of each process, in rank order.
+    """
+    size, left = divmod(total, num_parts)
+    return tuple(size + (number < left) for number in range(num_parts))
+
+
+@contextmanager
+def global_batch(total: int | None) -> Iterator[None]:
+    """Tells the functions of this module how many rows the batch at hand has over all processes.
+
+    Needed where that number does not divide by the number of processes, and costs nothing where it does: no collective,
+    no wait for the device. Without it all parts are taken to be of one size.
+
+    Args:
+        total: rows of the global batch, the same on every process and shared out as by :func:`part_sizes`; None for
+            parts of one size.
+    """
+    parts = None if total is None else part_sizes(total, world_size())
+    token = _uneven_parts.set(parts if parts and parts[0] != parts[-1] else None)
+    try:
+        yield
+    finally:
+        _uneven_parts.reset(token)
+
+
+def parts_of_batch(rows: int) -> tuple[int, ...]:
+    """The rows that each process holds of the batch at hand.
+
+    Args:
+        rows: how many this process holds.
+
+    Returns:
+        The rows of each process, in rank order.
+
+    Raises:
+        ValueError: if this process's part of the :func:`global_batch` has another size.
+    """
+    uneven = _uneven_parts.get()
+    if uneven is None:
+        return (rows,) * world_size()
+    _check_rows(rows, uneven)
+    return uneven
+
+
+def weigh_part(mean: Tensor, rows: int) -> Tensor:
+    """Makes the average over the processes the mean over the global batch.
+
+    DistributedDataParallel averages gradients over the processes. Where their parts are of one size, the average of the
+    parts' means is the global mean; else a part's mean must count as its rows do.
+
+    Args:
+        mean: scalar, a mean over this process's part of the batch at hand.
+        rows: how many rows that part has.
+
+    Returns:
+        ``mean * rows * world_size / total`` in an uneven :func:`global_batch`; ``mean`` itself else.
+    """
+    if _uneven_parts.get() is None:
+        return mean
+    parts = parts_of_batch(rows)
+    return mean * (rows * len(parts) / sum(parts))
+
+
+def all_gather(x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
     """Concatenates a tensor over all processes, in rank order.
 
-    Every process must call this, and with the same shape and dtype: a process that stays away hangs the
-    others.
+    Every process must call this, and with the same shape (but for the rows, where `parts` or :func:`global_batch` tells
+    them) and dtype: a process that stays away hangs the others. Shorter parts travel padded to the longest.
 
     Args:
         x: (N, ...) tensor of any dtype.
+        parts: the rows of each process, in rank order; by default those of the :func:`global_batch` at hand.
 
     Returns:
-        (world_size * N, ...) detached tensor, the same on every process; ``x.detach()`` in a single process.
+        (rows of all processes, ...) detached tensor, the same on every process; ``x.detach()`` in a single process.
+
+    Raises:
+        ValueError: if ``x`` does not have this process's rows.
     """
     x = x.detach()
     if world_size() == 1:
         return x
-    x = x.contiguous()
-    parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x)
-    return torch.cat(parts)
+    parts = parts_of_batch(len(x)) if parts is None else parts
+    _check_rows(len(x), parts)
+    longest = max(parts)
+    padded = x.contiguous() if len(x) == longest else torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
+    gathered = [torch.empty_like(padded) for _ in parts]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:rows] for part, rows in zip(gathered, parts, strict=True)])
 
 
 class _AllGather(torch.autograd.Function):
@@ -48,13 +135,14 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = x.shape[0]
+        ctx.rows = len(x)
+        ctx.start = sum(parts_of_batch(len(x))[: rank()])
         return all_gather(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.narrow(0, rank() * ctx.rows, ctx.rows) * world_size()
+        return grad.narrow(0, ctx.start, ctx.rows) * world_size()
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:
@@ -67,12 +155,21 @@ def all_gather_with_grad(x: Tensor) -> Tensor:
     to process needs another rule.)
 
     Args:
-        x: (N, ...) floating-point tensor, of the same shape on every process.
+        x: (N, ...) floating-point tensor, of the same shape on every process but for the rows in an uneven
+            :func:`global_batch`.
 
     Returns:
-        (world_size * N, ...) tensor with the values of :func:`all_gather`; ``x`` itself in a single process.
+        (rows of all processes, ...) tensor with the values of :func:`all_gather`; ``x`` itself in a single process.
+
+    Raises:
+        ValueError: as :func:`all_gather`.
     """
     if world_size() == 1:
         return x
     gathered: Tensor = _AllGather.apply(x)
     return gathered
+
+
+def _check_rows(rows: int, parts: Sequence[int]) -> None:
+    if rows != parts[rank()]:
+        raise ValueError(f"this process holds {rows} rows of the batch, not the {parts[rank()]} of its part {rank()}")

@@ -10,30 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facelit.distributed import all_gather
+from facelit.distributed import all_gather, world_size
 
 _RECORDING = "_center_recording"
 
 
-class _Recording(list[tuple[Tensor, Tensor]]):
-    """The batches (labels, embeddings) that wait for the next step; pickles as None."""
+class _Recording(list[tuple[Tensor, Tensor, tuple[int, ...]]]):
+    """The batches (labels, embeddings, rows of each process) that wait for the next step; pickles as None."""
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
 
-def record_batch(centers: Tensor, labels: Tensor, embeddings: Tensor) -> None:
+def record_batch(centers: Tensor, labels: Tensor, embeddings: Tensor, parts: tuple[int, ...] = ()) -> None:
     """Keeps a batch for the next step of the CenterSGD that owns these centers; without one does nothing.
 
     Args:
         centers: (C, D) the parameter that the optimizer was made with.
         labels: (N,) int64, from 0 to C - 1.
         embeddings: (N, D) embeddings of any floating-point dtype; kept detached, in the centers' dtype.
+        parts: the samples that each process holds of this batch, in rank order; without it, N each.
     """
     recording = getattr(centers, _RECORDING, None)
     if recording is not None:  # without an optimizer to empty it, the recording would grow for ever
         # A copy: under CUDA graphs the next forward overwrites the buffer that the embeddings stand in.
-        recording.append((labels.detach(), embeddings.detach().to(centers.dtype, copy=True)))
+        parts = parts or (len(labels),) * world_size()
+        recording.append((labels.detach(), embeddings.detach().to(centers.dtype, copy=True), parts))
 
 
 def _start_recording(centers: Tensor) -> None:
@@ -74,8 +76,9 @@ class CenterSGD(torch.optim.Optimizer):
     nor on a learning rate, has no momentum and no weight decay. A step after which nothing was recorded
     leaves the centers as they are.
 
-    Under distributed training every process must have recorded the same number of samples before a step: they
-    are gathered, and each process applies the same update to its own copy of the centers.
+    Under distributed training the samples of all processes are gathered, and each process applies the same update to
+    its own copy of the centers. Every process must have recorded as many samples as the others, or as their parts of an
+    uneven :func:`~facelit.distributed.global_batch` have: how many is known without asking.
 
     Args:
         params: the centers, ``CenterLoss.centers``, as for any torch optimizer.
@@ -124,8 +127,10 @@ class CenterSGD(torch.optim.Optimizer):
             for centers in group["params"]:
                 recording = _take_recording(centers)
                 if recording:
-                    labels, embeddings = (torch.cat(parts) for parts in zip(*recording, strict=True))
-                    move_centers(centers, all_gather(labels), all_gather(embeddings), group["alpha"])
+                    labels, embeddings, parts = zip(*recording, strict=True)
+                    rows = [sum(of_process) for of_process in zip(*parts, strict=True)]
+                    all_labels, all_embeddings = (all_gather(torch.cat(own), rows) for own in (labels, embeddings))
+                    move_centers(centers, all_labels, all_embeddings, group["alpha"])
         return loss
 
 

@@ -14,10 +14,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from facelit.callbacks.bad_images import BadImageLog
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.checkpoints import CHECKPOINT_KEY, load_backbone
 from facelit.data.batches import EvalBatch, TrainBatch
 from facelit.data.datamodule import FaceDataModule
+from facelit.distributed import global_batch
 from facelit.errors import FacelitError
 from facelit.heads import Head
 from facelit.optim import WarmupCosine
@@ -88,7 +90,9 @@ class FaceRecognizer(LightningModule):
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         """The head's loss on one batch; its metrics are logged every `trainer.log_every_n_steps` steps."""
-        output = self.head(self(batch.images), batch.labels)
+        embeddings = self(batch.images)
+        with global_batch(batch.global_size):
+            output = self.head(embeddings, batch.labels)
         if self._logs_this_step():
             self._log_metrics(output.loss, output.metrics, len(batch.labels))
         loss: Tensor = output.loss
@@ -162,8 +166,8 @@ class FaceRecognizer(LightningModule):
         self._rng_states = {}
 
     def configure_callbacks(self) -> list[Callback]:
-        """A loss that is no number stops the run, however the trainer was made."""
-        return [StopOnNonFiniteLoss()]
+        """A loss that is no number stops the run, and a skipped image is written down, however the trainer was made."""
+        return [StopOnNonFiniteLoss(), BadImageLog()]
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole run."""

@@ -16,3 +16,9 @@ def run_folder(trainer: Trainer) -> Path | None:
         return None
     folder = trainer.log_dir
     return None if folder is None else Path(folder)
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Where the checkpoints lie, or would lie; call it on every process."""
+    folder = next(filter(None, (getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks)), None)
+    return Path(folder or Path(run_folder(trainer) or trainer.default_root_dir, "checkpoints"))

@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from facelit.callbacks.folders import run_folder
+from facelit.callbacks.folders import checkpoint_folder
 
 
 class LastCheckpoint(Checkpoint):
@@ -29,12 +29,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settles the folder: where the best checkpoints go, or where they would go if any were kept."""
-        others = (
-            getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks if callback is not self
-        )
-        folder = next(filter(None, others), None)
-        # Asked on every process: the run's folder is broadcast.
-        self.dirpath = Path(folder or Path(run_folder(trainer) or trainer.default_root_dir, "checkpoints"))
+        self.dirpath = None  # the other callbacks say where
+        self.dirpath = checkpoint_folder(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -5,6 +5,7 @@ from facelit.data.batches import EvalBatch, TrainBatch
 from facelit.data.datamodule import FaceDataModule
 from facelit.data.identity_folder import IdentityFolder
 from facelit.data.pairs import PairsFolder, read_pairs
+from facelit.data.pairs_bin import PairsBin
 from facelit.data.samplers import IdentityBalancedSampler, RandomTripletSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.data.synthetic import SyntheticFaces, SyntheticPairs, write_identity_tree, write_lfw_tree
@@ -16,6 +17,7 @@ __all__ = [
     "IdentityBalancedSampler",
     "IdentityFolder",
     "IdentitySource",
+    "PairsBin",
     "PairsFolder",
     "RandomTripletSampler",
     "ShuffleSampler",

@@ -1,12 +1,14 @@
 """Random changes to training crops, on whole batches and on the training device.
 
 Every random number is a hash of (seed, epoch, image number, which number): a crop is changed in the same way whatever
-the number of workers, the number of processes, or the place of a resume.
+the number of workers, the number of processes, or the place of a resume. Nothing here waits for an accelerator: which
+crops are changed is known on the device alone.
 """
 
 from __future__ import annotations
 
 import math
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +17,48 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facelit.data.samplers import Indices
+from facelit.errors import FacelitError
 
-_DRAWS = 12  # random numbers per image
+
+class _Draw(IntEnum):
+    """What each column of `draws` decides. A number belongs to its use for good: runs are repeated by it."""
+
+    FLIP = 0
+    ROTATE = 1
+    SCALE = 2
+    SHIFT_X = 3
+    SHIFT_Y = 4
+    CONTRAST = 5
+    BRIGHTNESS = 6
+    GRAYSCALE = 7
+    ERASE = 8
+    ERASE_AREA = 9
+    ERASE_ASPECT = 10
+    ERASE_TOP = 11
+    CROP = 12
+    CROP_X = 13
+    CROP_Y = 14
+    SATURATION = 15
+    BLUR = 16
+    BLUR_SIGMA = 17
+    LOW_RESOLUTION = 18
+    LOW_RESOLUTION_FACTOR = 19
+
+
+DRAWS_PER_IMAGE = len(_Draw)
+"""Random numbers that each image brings along: the columns of `draws`."""
+
+_BLUR_SIGMA = (0.5, 2.0)  # pixels
+_BLUR_RADIUS = 6  # pixels: three times the largest sigma
+_LOW_RESOLUTION_FACTORS = (2, 3, 4, 5)
+_FREE_TO_ASK = ("cpu",)  # devices that say which crops are chosen without being waited for
 
 
 class Augmentation:
     """What training crops go through; with the defaults a horizontal flip of every second one, and nothing else.
+
+    In this order: flip; crop, rotation, scale and shift in one resampling; low resolution; blur; brightness, contrast
+    and saturation; grey; erasing. An option at 0 costs nothing.
 
     Args:
         flip: Probability of a horizontal flip.
@@ -31,6 +69,13 @@ class Augmentation:
         contrast: Largest change of contrast either way, as a factor's distance from 1.
         grayscale: Probability of losing the colour.
         erase: Probability of a grey rectangle over 2 % to 20 % of the crop.
+        crop: Largest share of the side that a random crop takes away; what is left is resized to the full size.
+        saturation: Largest change of saturation either way, as a factor's distance from 1.
+        blur: Probability of a Gaussian blur, its sigma between 0.5 and 2 pixels.
+        low_resolution: Probability of losing resolution: shrinking to 1/2, 1/3, 1/4 or 1/5 of the side, and back.
+
+    Raises:
+        FacelitError: An option is outside its range.
     """
 
     def __init__(
@@ -43,65 +88,118 @@ class Augmentation:
         contrast: float = 0.0,
         grayscale: float = 0.0,
         erase: float = 0.0,
+        crop: float = 0.0,
+        saturation: float = 0.0,
+        blur: float = 0.0,
+        low_resolution: float = 0.0,
     ) -> None:
-        self.flip = flip
-        self.rotate = rotate
-        self.scale = scale
-        self.shift = shift
-        self.brightness = brightness
-        self.contrast = contrast
-        self.grayscale = grayscale
-        self.erase = erase
+        self.flip = _checked("flip", flip)
+        self.rotate = _checked("rotate", rotate, largest=180)
+        self.scale = _checked("scale", scale, below=True)
+        self.shift = _checked("shift", shift)
+        self.brightness = _checked("brightness", brightness)
+        self.contrast = _checked("contrast", contrast)
+        self.grayscale = _checked("grayscale", grayscale)
+        self.erase = _checked("erase", erase)
+        self.crop = _checked("crop", crop, below=True)
+        self.saturation = _checked("saturation", saturation)
+        self.blur = _checked("blur", blur)
+        self.low_resolution = _checked("low_resolution", low_resolution)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Changes a batch.
 
         Args:
-            images: float32 in [-1, 1], shape (N, 3, H, W).
-            draws: Uniform numbers in [0, 1), float32, shape (N, 12), as `uniform_draws` gives.
+            images: float32 in [-1, 1], RGB, shape (N, 3, H, W).
+            draws: Uniform numbers in [0, 1), float32, shape (N, 20), as `uniform_draws` gives.
 
         Returns:
-            A batch like `images`.
+            A batch like `images`, in the same memory format.
         """
-        u = draws[:, :, None, None]  # (N, 12, 1, 1)
+        channels_last = images.is_contiguous(memory_format=torch.channels_last)
         if self.flip:
-            images = torch.where(u[:, 0:1] < self.flip, images.flip(3), images)
-        if self.rotate or self.scale or self.shift:
+            images = torch.where(_column(draws, _Draw.FLIP) < self.flip, images.flip(3), images)
+        if self.crop or self.rotate or self.scale or self.shift:
             images = self._warp(images, draws)
-        if self.brightness or self.contrast:
-            gain, offset = 1 + self.contrast * _signed(u[:, 5:6]), 2 * self.brightness * _signed(u[:, 6:7])
-            images = (images * gain + offset).clamp(-1, 1)
+        if self.low_resolution or self.blur:
+            images = self._soften(images, draws)
+        if self.brightness or self.contrast or self.saturation:
+            images = self._recolor(images, draws)
         if self.grayscale:
-            gray = images.mul(images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-            images = torch.where(u[:, 7:8] < self.grayscale, gray, images)
+            images = torch.where(_column(draws, _Draw.GRAYSCALE) < self.grayscale, _luma(images), images)
         if self.erase:
-            images = self._erase(images, u)
-        return images
+            images = self._erase(images, draws)
+        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
     def _warp(self, images: Tensor, draws: Tensor) -> Tensor:
-        """One bilinear resampling for rotation, scale and shift together; the border is mirrored."""
-        angle = math.radians(self.rotate) * _signed(draws[:, 1])
-        zoom = 1 / (1 + self.scale * _signed(draws[:, 2]))
-        shift_x, shift_y = 2 * self.shift * _signed(draws[:, 3]), 2 * self.shift * _signed(draws[:, 4])
+        """One bilinear resampling for rotation, scale and shift, and a crop of what they give; the border is mirrored."""
+        angle = math.radians(self.rotate) * _signed(draws[:, _Draw.ROTATE])
+        zoom = 1 / (1 + self.scale * _signed(draws[:, _Draw.SCALE]))
+        shift_x, shift_y = (2 * self.shift * _signed(draws[:, axis]) for axis in (_Draw.SHIFT_X, _Draw.SHIFT_Y))
         cos, sin = zoom * angle.cos(), zoom * angle.sin()
-        theta = torch.stack([cos, -sin, shift_x, sin, cos, shift_y], dim=1).view(-1, 2, 3)
+        side = 1 - self.crop * draws[:, _Draw.CROP]
+        x, y = ((1 - side) * _signed(draws[:, axis]) for axis in (_Draw.CROP_X, _Draw.CROP_Y))  # the crop's middle
+        theta = torch.stack(
+            [cos * side, -sin * side, cos * x - sin * y + shift_x, sin * side, cos * side, sin * x + cos * y + shift_y],
+            dim=1,
+        ).view(-1, 2, 3)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
-    def _erase(self, images: Tensor, u: Tensor) -> Tensor:
+    def _soften(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Low resolution and blur of the crops that are drawn for either."""
+        chosen = (draws[:, _Draw.LOW_RESOLUTION] < self.low_resolution) | (draws[:, _Draw.BLUR] < self.blur)
+        if images.device.type not in _FREE_TO_ASK:
+            return torch.where(chosen.view(-1, 1, 1, 1), self._soften_all(images, draws), images)
+        numbers = chosen.nonzero()[:, 0]
+        softened = images.clone()  # index_copy would lose the memory format
+        softened[numbers] = self._soften_all(images[numbers], draws[numbers])
+        return softened
+
+    def _soften_all(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Both changes are linear along the rows and along the columns: two products with each crop's own matrix."""
         height, width = images.shape[2:]
-        area = 0.02 + 0.18 * u[:, 9:10]
-        side_y = area.sqrt() * torch.exp(0.6 * _signed(u[:, 10:11]))  # aspect between about 0.3 and 3.3
+        along_y = self._filters(draws, height)
+        along_x = along_y if width == height else self._filters(draws, width)
+        return along_y[:, None] @ images @ along_x[:, None].mT
+
+    def _filters(self, draws: Tensor, size: int) -> Tensor:
+        """What becomes of a row of `size` pixels, (N, size, size): the identity for a crop that is not drawn."""
+        filters = torch.eye(size, device=draws.device).expand(len(draws), size, size)
+        if self.low_resolution:
+            factor = (draws[:, _Draw.LOW_RESOLUTION_FACTOR] * len(_LOW_RESOLUTION_FACTORS)).long()
+            drawn = draws[:, _Draw.LOW_RESOLUTION, None, None] < self.low_resolution
+            filters = torch.where(drawn, _low_resolution_filters(size, draws.device)[factor], filters)
+        if self.blur:
+            smallest, largest = _BLUR_SIGMA
+            blurs = _blur_filters(smallest + (largest - smallest) * draws[:, _Draw.BLUR_SIGMA], size)
+            filters = torch.where(draws[:, _Draw.BLUR, None, None] < self.blur, blurs @ filters, filters)
+        return filters
+
+    def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Brightness, contrast and saturation commute: nothing is cut off before the last of them."""
+        if self.brightness or self.contrast:
+            gain = 1 + self.contrast * _signed(_column(draws, _Draw.CONTRAST))
+            images = images * gain + 2 * self.brightness * _signed(_column(draws, _Draw.BRIGHTNESS))
+        if self.saturation:
+            gray = _luma(images)
+            images = gray + (images - gray) * (1 + self.saturation * _signed(_column(draws, _Draw.SATURATION)))
+        return images.clamp(-1, 1)
+
+    def _erase(self, images: Tensor, draws: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        chosen = _column(draws, _Draw.ERASE)
+        area = 0.02 + 0.18 * _column(draws, _Draw.ERASE_AREA)
+        aspect = torch.exp(0.6 * _signed(_column(draws, _Draw.ERASE_ASPECT)))
+        side_y = area.sqrt() * aspect  # height over width between about 0.3 and 3.3
         side_x = area / side_y
-        # Where the rectangle is drawn, u8 is uniform in [0, erase): divided by it, it serves once more.
-        top, left = (
-            (1 - side_y) * u[:, 11:12],
-            (1 - side_x) * (u[:, 8:9] / max(self.erase, 1e-9)).clamp(max=1),
-        )
+        top = (1 - side_y) * _column(draws, _Draw.ERASE_TOP)
+        # Where the rectangle is drawn, this number is uniform in [0, erase): divided by it, it serves once more.
+        left = (1 - side_x) * (chosen / max(self.erase, 1e-9)).clamp(max=1)
         y = torch.linspace(0, 1, height, device=images.device).view(1, 1, -1, 1)
         x = torch.linspace(0, 1, width, device=images.device).view(1, 1, 1, -1)
         inside = (y >= top) & (y <= top + side_y) & (x >= left) & (x <= left + side_x)
-        return torch.where((u[:, 8:9] < self.erase) & inside, torch.zeros_like(images), images)
+        return torch.where((chosen < self.erase) & inside, torch.zeros_like(images), images)
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -120,12 +218,13 @@ def uniform_draws(seed: int, epoch: int, indices: Indices) -> npt.NDArray[np.flo
         indices: Image numbers, int64 (N,).
 
     Returns:
-        float32, shape (N, 12).
+        float32, shape (N, 20). A column does not depend on how many there are.
     """
     with np.errstate(over="ignore"):
         key = _splitmix(_splitmix(np.uint64(seed % 2**64) + np.zeros(1, np.uint64)) + np.uint64(epoch))
         per_image = _splitmix(key + indices.astype(np.uint64))
-        bits = _splitmix(per_image[:, None] + np.arange(1, _DRAWS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        columns = np.arange(1, DRAWS_PER_IMAGE + 1, dtype=np.uint64)
+        bits = _splitmix(per_image[:, None] + columns * np.uint64(0x9E3779B97F4A7C15))
     return ((bits >> np.uint64(40)).astype(np.float64) / 2**24).astype(np.float32)
 
 
@@ -136,6 +235,42 @@ def _splitmix(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def _checked(option: str, value: float, largest: float = 1, below: bool = False) -> float:
+    if 0 <= value < largest or (value == largest and not below):
+        return value
+    allowed = f"0 to below {largest}" if below else f"0 to {largest}"
+    raise FacelitError(f"data.augmentation: {option} is {value}, and must be a number from {allowed}.")
+
+
+def _column(draws: Tensor, draw: _Draw) -> Tensor:
+    """One random number for each image, (N, 1, 1, 1)."""
+    return draws[:, draw, None, None, None]
+
+
 def _signed(u: Tensor) -> Tensor:
     """[0, 1) to [-1, 1)."""
     return 2 * u - 1
+
+
+def _luma(images: Tensor) -> Tensor:
+    """The grey image (N, 1, H, W) of RGB ones, by the weights of ITU-R BT.601."""
+    red, green, blue = images.unbind(1)
+    # Python's numbers: a tensor of weights would be copied to the device, and the copy waited for.
+    return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
+
+
+def _low_resolution_filters(size: int, device: torch.device) -> Tensor:
+    """The matrices that average a row over areas and stretch it bilinearly, (4, size, size)."""
+    unit_rows = torch.eye(size, device=device)[None]
+    shrunk = (F.interpolate(unit_rows, max(1, size // k), mode="area") for k in _LOW_RESOLUTION_FACTORS)
+    # What becomes of unit row i is column i of the matrix.
+    return torch.cat([F.interpolate(row, size, mode="linear", align_corners=False).mT for row in shrunk])
+
+
+def _blur_filters(sigma: Tensor, size: int) -> Tensor:
+    """The matrices that blur a row by a Gaussian, its ends mirrored: (N, size, size) for `sigma` (N,) in pixels."""
+    taps = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=sigma.device)
+    weights = torch.softmax(-(taps**2) / (2 * sigma[:, None] ** 2), dim=1)  # (N, 13), sum 1
+    unit_rows = F.pad(torch.eye(size, device=sigma.device)[None], (_BLUR_RADIUS, _BLUR_RADIUS), mode="reflect")
+    windows = unit_rows[0].unfold(1, len(taps), 1)  # (input pixel, output pixel, tap)
+    return torch.einsum("iot,nt->noi", windows, weights)

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from facelit.data.augmentation import uniform_draws
+from facelit.data.reading import BadImage, CropReader, EncodedCrops
 from facelit.data.samplers import BatchRequest
-from facelit.data.sources import IdentitySource, VerificationSource
-from facelit.storage.images import Crop, read_crop
+from facelit.data.sources import VerificationSource
+from facelit.storage.images import read_crop
 
 
 class TrainBatch(NamedTuple):
     """Crops to train on.
 
-    `images` (N, 3, 112, 112): uint8 from the workers, float32 in [-1, 1] once on the device; `labels` (N,) int64;
-    `draws` (N, 12) float32, the random numbers that the augmentation uses up.
+    `images` (N, 3, 112, 112): uint8 from the workers (or JPEGs, for a GPU to decode), float32 in [-1, 1] once on the device;
+    `labels` (N,) int64; `draws` (N, K) float32, the random numbers that the augmentation uses up; `bad`: images that could
+    not be read, and that others stand in for; `global_size`: images of the batch over all processes, None for N each.
     """
 
-    images: Tensor
+    images: Tensor | EncodedCrops
     labels: Tensor
     draws: Tensor
+    bad: Sequence[BadImage] = ()
+    global_size: int | None = None
 
 
 class EvalBatch(NamedTuple):
@@ -36,22 +42,33 @@ class EvalBatch(NamedTuple):
 
 
 class TrainImages(Dataset[TrainBatch]):
-    """Whole batches of a source, as a sampler asks for them."""
+    """Whole batches of a source, as a sampler asks for them.
 
-    def __init__(self, source: IdentitySource, seed: int) -> None:
-        self.source = source
+    Args:
+        reader: Reads the crops.
+        seed: Of the augmentation.
+        encoded: Whether JPEGs are left for a GPU to decode.
+    """
+
+    def __init__(self, reader: CropReader, seed: int, encoded: bool = False) -> None:
+        self.reader = reader
         self.seed = seed
+        self.encoded = encoded
 
     def __getitem__(self, request: BatchRequest) -> TrainBatch:
         """The crops of one request."""
+        read = self.reader.read_encoded if self.encoded else self.reader.read
+        images, labels, bad = read(request.indices)
         return TrainBatch(
-            _stack([self.source.image(int(index)) for index in request.indices]),
-            torch.from_numpy(self.source.labels[request.indices]),
+            images if isinstance(images, EncodedCrops) else as_tensor(images),
+            torch.from_numpy(labels),
             torch.from_numpy(uniform_draws(self.seed, request.epoch, request.indices)),
+            bad,
+            request.global_size,
         )
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.reader.source)
 
 
 class EvalImages(Dataset[EvalBatch]):
@@ -67,12 +84,12 @@ class EvalImages(Dataset[EvalBatch]):
             crop = self.source.image(number)
         else:
             crop = read_crop(self.source[number], self.resize)
-        return EvalBatch(_stack([crop])[0], torch.tensor(number))
+        return EvalBatch(as_tensor(crop[None])[0], torch.tensor(number))
 
     def __len__(self) -> int:
         return len(self.source)
 
 
-def _stack(crops: list[Crop]) -> Tensor:
-    """uint8 (N, 3, 112, 112), contiguous in channels_last order: the bytes stay as the decoder laid them."""
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+def as_tensor(crops: npt.NDArray[np.uint8]) -> Tensor:
+    """(N, 112, 112, 3) to (N, 3, 112, 112), contiguous in channels_last order: the bytes stay as the decoder laid them."""
+    return torch.from_numpy(crops).permute(0, 3, 1, 2)

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from facelit.data.augmentation import Augmentation, normalize
 from facelit.data.batches import EvalBatch, EvalImages, TrainBatch, TrainImages
+from facelit.data.gpu_decoding import decode_batch
+from facelit.data.reading import CropReader, EncodedCrops, OnBadImage
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
@@ -42,6 +44,11 @@ class FaceDataModule(LightningDataModule):
         sampler: How training batches are made up; by default each image once per epoch in random order.
         augmentation: Random changes to training crops; by default a horizontal flip of every second one.
         num_workers: Processes that read images; 0 reads them in the main process.
+        on_bad_image: What to do with a training image that cannot be read: "error" stops and names it; "skip" takes another
+            image of the same identity instead, and lists it in `bad-images.tsv` beside the checkpoints. Verification
+            images that cannot be read are always errors.
+        max_bad_share: With "skip": the share of the training set past which the run stops all the same.
+        decode_on_gpu: Decode JPEGs on the GPU (nvJPEG, through torchvision) instead of in the workers.
         seed: Order and augmentation are functions of it and the epoch alone. The command line sets it from
             `seed_everything`.
     """
@@ -57,6 +64,9 @@ class FaceDataModule(LightningDataModule):
         sampler: BatchPlan | None = None,
         augmentation: Augmentation | None = None,
         num_workers: int = 4,
+        on_bad_image: OnBadImage = "error",
+        max_bad_share: float = 0.01,
+        decode_on_gpu: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -68,6 +78,9 @@ class FaceDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.augmentation = augmentation or Augmentation()
         self.num_workers = num_workers
+        self.on_bad_image = on_bad_image
+        self.max_bad_share = max_bad_share
+        self.decode_on_gpu = decode_on_gpu
         self.seed = seed
 
     @property
@@ -85,6 +98,7 @@ class FaceDataModule(LightningDataModule):
         if stage == "fit":
             train = self._training_set()
             self._check_validation_interval()
+            self._check_decoding()
             train.prepare()
             rank_zero_info(f"Training on {len(train):,} images of {train.num_identities:,} identities.")
         if stage in ("fit", "validate", "test"):
@@ -115,7 +129,8 @@ class FaceDataModule(LightningDataModule):
         source = self._training_set()
         self._refuse_overfit_batches()
         sampler = EpochSampler(self.plan, source.labels, self._world_size, self._rank, self.seed)
-        loader = TrainLoader(TrainImages(source, self.seed), sampler=sampler, **self._loader_options(batch_size=None))
+        images = TrainImages(self._reader(), self.seed, self.decode_on_gpu)
+        loader = TrainLoader(images, sampler=sampler, **self._loader_options(batch_size=None))
         loader.trainer = self.trainer
         return loader
 
@@ -134,6 +149,9 @@ class FaceDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """On the device: uint8 to [-1, 1], and the augmentation of training crops."""
         if isinstance(batch, TrainBatch):
+            if isinstance(batch.images, EncodedCrops):
+                batch = decode_batch(batch, batch.images, self._reader())
+            assert isinstance(batch.images, Tensor)
             return batch._replace(images=self.augmentation(normalize(batch.images), batch.draws))
         if isinstance(batch, EvalBatch):
             return batch._replace(images=normalize(batch.images))
@@ -146,6 +164,9 @@ class FaceDataModule(LightningDataModule):
     @property
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
+
+    def _reader(self) -> CropReader:
+        return CropReader(self._training_set(), self.on_bad_image)
 
     def _training_set(self) -> IdentitySource:
         if self.train is None:
@@ -166,6 +187,13 @@ class FaceDataModule(LightningDataModule):
             raise FacelitError(
                 f"trainer.val_check_interval {interval} must be a multiple of trainer.accumulate_grad_batches"
                 f" {self.trainer.accumulate_grad_batches}: a checkpoint between two optimizer steps cannot be resumed exactly."
+            )
+
+    def _check_decoding(self) -> None:
+        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
+        if self.decode_on_gpu and device != "cuda":
+            raise FacelitError(
+                f"data.decode_on_gpu needs an NVIDIA GPU, and this run is on the {device}. Leave the option off."
             )
 
     def _refuse_overfit_batches(self) -> None:

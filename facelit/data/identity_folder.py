@@ -1,27 +1,34 @@
-"""Training images from `root/<identity>/<image>`, the layout of VGGFace2 and of most training sets."""
+"""Training images of identities, from a folder in any of the layouts that `facelit.storage` reads."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from facelit.data.people import read_people
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
-from facelit.storage.images import Crop, is_image, read_crop
+from facelit.storage.base import CropStore
+from facelit.storage.images import Crop, decode_crop
+from facelit.storage.names import Names
+from facelit.storage.open import open_store
+from facelit.storage.people import read_people
 
 
 class IdentityFolder(IdentitySource):
-    """A folder with one subfolder per identity.
+    """A folder of identities: image files, packed shards, or an InsightFace set.
 
-    Identities are numbered in the order of their sorted names, so the same folder always gives the same labels.
+    Three layouts are told apart by what lies in the folder: `root/<identity>/<image>` (VGGFace2 and most others; images
+    `.jpg`, `.jpeg`, `.png` or `.webp` in any case), what `facelit pack` wrote, and `train.rec` with `train.idx` (MXNet
+    RecordIO). Identities are numbered in the order of their sorted names (in RecordIO: of their numbers), so the same folder
+    always gives the same labels, and so does a pack of it.
 
     Args:
-        root: The folder; `root/<identity>/<image>`, images `.jpg`, `.jpeg`, `.png` or `.webp` in any case.
+        root: The folder.
         min_images_per_identity: Identities with fewer images are left out.
         exclude_identities: A text file that names identities to leave out: one name a line, or a list in the form of
             LFW's `people.txt`. Keeps the people of a verification set out of the training set.
@@ -29,7 +36,7 @@ class IdentityFolder(IdentitySource):
         resize: Resize images of another size to 112x112 instead of refusing them.
 
     Raises:
-        FacelitError: The folder is missing, has no or one identity, or has images directly in it.
+        FacelitError: The folder is missing or damaged, has no or one identity, or has images directly in it.
     """
 
     def __init__(
@@ -45,76 +52,98 @@ class IdentityFolder(IdentitySource):
         if exclude_folds is not None and exclude_identities is None:
             raise FacelitError("exclude_folds needs exclude_identities: the list of people that has those folds.")
         excluded = read_people(exclude_identities, exclude_folds) if exclude_identities else frozenset()
-        files = _list_identities(self.root)
-        if files and exclude_identities and excluded.isdisjoint(files):
+        if not self.root.is_dir():
             raise FacelitError(
-                f"{exclude_identities}: none of its {len(excluded):,} names is an identity of {self.root} (which has"
-                f" {', '.join(list(files)[:2])}, ...): nobody would be left out. VGGFace2's folders, say, are numbers."
+                f"training folder not found: {self.root} (option data.train). Point --data.train at root/<identity>/<image>, or"
+                " try the built-in faces first: add --config configs/demo.yaml"
             )
-        kept = {name: images for name, images in files.items() if name not in excluded}
-        kept = {name: images for name, images in kept.items() if len(images) >= max(1, min_images_per_identity)}
-        if len(kept) < 2:
-            raise FacelitError(_too_few(self.root, files, kept, min_images_per_identity, exclude_identities))
-        self._identities = list(kept)
-        self._files = [os.path.join(name, image) for name, images in kept.items() for image in images]
-        self._labels = np.repeat(np.arange(len(kept)), [len(images) for images in kept.values()]).astype(np.int64)
+        self.store = open_store(self.root)
+        counts = np.bincount(self.store.labels, minlength=len(self.store.identities))
+        kept = counts >= max(1, min_images_per_identity)
+        if exclude_identities:
+            kept &= ~_named(self.store, excluded, exclude_identities)
+        if kept.sum() < 2:
+            raise FacelitError(_too_few(self.root, counts, kept, min_images_per_identity, exclude_identities))
+        self._rows, self._labels, self._identities = _select(self.store, kept)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the store has as well, and opens anew: a worker that is not forked gets a path, not arrays."""
+        state = dict(self.__dict__)
+        if self._rows is None:
+            del state["_labels"], state["_identities"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._rows is None:
+            self._labels, self._identities = self.store.labels, self.store.identities
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
+    def labels(self) -> npt.NDArray[np.int32]:
         """Identity number of each image, shape (num_images,)."""
         return self._labels
 
     @property
     def identities(self) -> Sequence[str]:
-        """Subfolder names, sorted."""
+        """Names of the identities: subfolders, or RecordIO's numbers."""
         return self._identities
 
     def image(self, index: int) -> Crop:
         """Reads crop `index`, uint8 RGB (112, 112, 3)."""
-        return read_crop(self.name(index), self.resize)
+        return decode_crop(self.encoded(index), self.name(index), self.resize)
+
+    def read_into(self, index: int, out: Crop) -> None:
+        """Decodes crop `index` straight into `out`."""
+        row = self._row(index)
+        decode_crop(self.store.encoded(row), lambda: self.store.place(row), self.resize, out)
+
+    def encoded(self, index: int) -> bytes | memoryview:
+        """The image file's bytes of image `index`."""
+        return self.store.encoded(self._row(index))
 
     def name(self, index: int) -> str:
-        """Path of image `index`."""
-        return os.path.join(self.root, self._files[index])
+        """Path of image `index`, or file and record."""
+        return self.store.place(self._row(index))
+
+    def _row(self, index: int) -> int:
+        return index if self._rows is None else int(self._rows[index])
 
 
-def _list_identities(root: Path) -> dict[str, list[str]]:
-    """Sorted image names of each sorted subfolder."""
-    if not root.is_dir():
+def _named(store: CropStore, excluded: frozenset[str], path: str) -> npt.NDArray[np.bool_]:
+    """Which identities a list names; a list that names none of them is a mistake."""
+    named = np.array([name in excluded for name in store.identities], np.bool_)
+    if len(named) and not named.any():
         raise FacelitError(
-            f"training folder not found: {root} (option data.train). Point --data.train at root/<identity>/<image>, or"
-            " try the built-in faces first: add --config configs/demo.yaml"
+            f"{path}: none of its {len(excluded):,} names is an identity of {store.path} (which has"
+            f" {', '.join(list(store.identities[:2]))}, ...): nobody would be left out. VGGFace2's folders, say, are numbers."
         )
-    with os.scandir(root) as entries:
-        folders: list[str] = []
-        files: list[str] = []
-        for entry in entries:
-            (folders if entry.is_dir() else files).append(entry.name)
-    loose = sorted(filter(is_image, files))
-    if loose:
-        raise FacelitError(
-            f"{root}: {len(loose)} image(s) lie directly in the training folder ({', '.join(loose[:3])}...). Each image"
-            " belongs in its identity's subfolder: root/<identity>/<image>."
-        )
-    listed = {}
-    for folder in sorted(name for name in folders if not name.startswith(".")):
-        images = sorted(filter(is_image, os.listdir(root / folder)))
-        if images:
-            listed[folder] = images
-    return listed
+    return named
+
+
+def _select(
+    store: CropStore, kept: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int32], Sequence[str]]:
+    """Rows of the store (None for all), labels from 0, and names of the identities that are kept."""
+    if kept.all():
+        return None, store.labels, store.identities
+    rows = np.flatnonzero(kept[store.labels])
+    numbers = (np.cumsum(kept) - 1).astype(np.int32)
+    names = Names.of(store.identities[int(number)] for number in np.flatnonzero(kept))
+    return rows, numbers[store.labels[rows]], names
 
 
 def _too_few(
-    root: Path, files: dict[str, list[str]], kept: dict[str, list[str]], minimum: int, excluded: str | None
+    root: Path, counts: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_], minimum: int, excluded: str | None
 ) -> str:
     """The message for a training set in which nobody can be told apart."""
-    if len(files) < 2:
+    found = int((counts > 0).sum())
+    if found < 2:
         return (
-            f"{root}: found {len(files) or 'no'} identit{'y' if len(files) == 1 else 'ies'} with images; training needs"
+            f"{root}: found {found or 'no'} identit{'y' if found == 1 else 'ies'} with images; training needs"
             " at least two. The layout is root/<identity>/<image> with .jpg, .png or .webp images."
         )
     limits = [f"min_images_per_identity={minimum}"] + ([f"exclude_identities={excluded}"] if excluded else [])
     return (
-        f"{root}: {len(kept)} of {len(files)} identities are left by {' and '.join(limits)}; training needs at least two."
+        f"{root}: {int(kept.sum())} of {found} identities are left by {' and '.join(limits)}; training needs at least two."
         " Loosen the limits."
     )

@@ -8,63 +8,108 @@ step is the same images on one process as on eight.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Dataset, DistributedSampler
 
+from facelit.data.dealing import (
+    Indices,
+    Integers,
+    images_per_identity,
+    part_twins,
+    pick,
+    shuffled,
+    shuffled_by_identity,
+)
+from facelit.distributed import part_sizes
 from facelit.errors import FacelitError
 
-Indices = npt.NDArray[np.int64]
+__all__ = [
+    "BatchPlan",
+    "BatchRequest",
+    "EpochSampler",
+    "IdentityBalancedSampler",
+    "Indices",
+    "Integers",
+    "RandomTripletSampler",
+    "ShuffleSampler",
+]
 
 
 class BatchRequest(NamedTuple):
-    """What a sampler asks the dataset for: image numbers, int64 (batch,), and the epoch they are drawn in."""
+    """What a sampler asks the dataset for.
+
+    `indices`: image numbers, int64 (batch,); `epoch`: the one they are drawn in; `global_size`: images of the batch over
+    all processes, which share it out as `facelit.distributed.part_sizes` says.
+    """
 
     indices: Indices
     epoch: int
+    global_size: int
 
 
 class BatchPlan(ABC):
-    """How an epoch is cut into batches."""
+    """How an epoch is cut into batches. Labels may be of any integer dtype."""
 
     @abstractmethod
-    def num_batches(self, labels: Indices, world_size: int) -> int:
+    def num_batches(self, labels: Integers, world_size: int) -> int:
         """Batches per epoch; raises `FacelitError` where the data does not allow even one."""
 
     @abstractmethod
-    def draw(self, labels: Indices, world_size: int, rng: np.random.Generator) -> Indices:
-        """Image numbers of one epoch, int64, shape (num_batches, world_size * batch_size)."""
+    def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Iterable[Integers]:
+        """The global batches of one epoch, num_batches arrays of image numbers.
+
+        The processes take contiguous parts of each, near-equal ones where the batch does not divide; no batch is smaller
+        than world_size.
+        """
 
 
 class ShuffleSampler(BatchPlan):
-    """Every image once per epoch, in random order; an incomplete last batch is dropped.
+    """Every image exactly once per epoch, in random order.
+
+    Where the images do not fill the last batch, it shares what is left with the one before, half and half, so that no
+    batch is tiny; the cut depends on the size of the global batch alone, and so is one process's on many. (With a
+    batch_size of 1 on several processes halves would leave some without an image: there the last batch holds up to two
+    for each.)
 
     Args:
         batch_size: Images per process and batch.
+        drop_last: Leave out the images that do not fill a batch, other ones in each epoch: all batches are of one size.
     """
 
-    def __init__(self, batch_size: int = 128) -> None:
+    def __init__(self, batch_size: int = 128, drop_last: bool = False) -> None:
         _positive(batch_size=batch_size)
         self.batch_size = batch_size
+        self.drop_last = drop_last
 
-    def num_batches(self, labels: Indices, world_size: int) -> int:
-        """Whole global batches that the images fill."""
-        count = len(labels) // (self.batch_size * world_size)
+    def num_batches(self, labels: Integers, world_size: int) -> int:
+        """Global batches that hold the images."""
+        return len(self._sizes(len(labels), world_size))
+
+    def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Iterator[Integers]:
+        """A permutation, cut into batches."""
+        order, start = shuffled(len(labels), rng), 0
+        for size in self._sizes(len(labels), world_size):
+            yield order[start : start + size]
+            start += size
+
+    def _sizes(self, num_images: int, world_size: int) -> list[int]:
+        """Images of each global batch."""
+        whole = self.batch_size * world_size
+        count, left = divmod(num_images, whole)
         if count == 0:
             raise FacelitError(
                 f"batch_size {self.batch_size} x {world_size} process(es) is larger than the training set of"
-                f" {len(labels)} images: no batch could be filled. Lower --data.batch_size."
+                f" {num_images} images: no batch could be filled. Lower --data.batch_size."
             )
-        return count
-
-    def draw(self, labels: Indices, world_size: int, rng: np.random.Generator) -> Indices:
-        """A permutation, cut into rows."""
-        count = self.num_batches(labels, world_size)
-        order = rng.permutation(len(labels))
-        return order[: count * self.batch_size * world_size].reshape(count, -1)
+        if left == 0 or self.drop_last:
+            return [whole] * count
+        rest = whole + left
+        last = [rest - rest // 2, rest // 2] if self.batch_size > 1 else [rest]
+        return [whole] * (count - 1) + last
 
 
 class IdentityBalancedSampler(BatchPlan):
@@ -88,10 +133,12 @@ class IdentityBalancedSampler(BatchPlan):
         self.identities_per_batch = identities_per_batch
         self.images_per_identity = images_per_identity
 
-    def num_batches(self, labels: Indices, world_size: int) -> int:
+    def num_batches(self, labels: Integers, world_size: int) -> int:
         """As many as hold the usable images once: fixed, so that every epoch is equally long."""
+        return self._num_batches(images_per_identity(labels), world_size)
+
+    def _num_batches(self, counts: Indices, world_size: int) -> int:
         per_batch = self.identities_per_batch * world_size
-        counts = np.bincount(labels)
         usable = int((counts >= 2).sum())
         if per_batch > usable or self.images_per_identity > counts.max(initial=0):
             raise FacelitError(
@@ -102,36 +149,48 @@ class IdentityBalancedSampler(BatchPlan):
         groups = -(-counts[counts >= 2] // self.images_per_identity)
         return max(1, int(groups.sum()) // per_batch)
 
-    def draw(self, labels: Indices, world_size: int, rng: np.random.Generator) -> Indices:
-        """Groups of K images of one identity, dealt to batches so that no identity is in a batch twice.
+    def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Integers:
+        """Groups of K images of one identity, at random places of the epoch, cut into batches.
 
-        Identities are drawn with the number of groups they have left as weight: the large ones are spread over the whole
-        epoch, and only where too few identities are left are used-up ones drawn again.
+        The groups of an identity are spread evenly: number k of n falls into the k-th n-th of the epoch. Where two of them
+        meet in a batch all the same, one changes places with a group of another batch.
+
+        Returns:
+            Image numbers, (num_batches, world_size * P * K).
         """
-        count, per_batch = self.num_batches(labels, world_size), self.identities_per_batch * world_size
-        groups = self._groups(labels, rng)
-        weights = np.array([len(own) for own in groups], dtype=np.float64)
-        batches = np.empty((count, per_batch * self.images_per_identity), dtype=np.int64)
-        for batch in batches:
-            # Efraimidis & Spirakis: the smallest Exp(1)/weight keys are a weighted sample without replacement.
-            keys = rng.exponential(size=len(groups)) / np.maximum(weights, 1e-9)
-            chosen = rng.permutation(np.argpartition(keys, per_batch - 1)[:per_batch])
-            # An identity's last group stays, for the case that it must be drawn again.
-            drawn = [
-                groups[position].pop() if len(groups[position]) > 1 else groups[position][0] for position in chosen
-            ]
-            weights[chosen] -= 1
-            batch[:] = np.concatenate(drawn)
-        return batches
+        counts = images_per_identity(labels)
+        num_batches = self._num_batches(counts, world_size)
+        draws = self._draws(counts, num_batches, self.identities_per_batch * world_size, rng)
+        identities = np.repeat(np.arange(len(counts), dtype=np.int32), draws)  # of each group
+        numbers = np.arange(len(identities)) - np.repeat(np.cumsum(draws) - draws, draws)  # k of each group
+        places = (numbers + rng.random(len(identities))) / draws[identities]
+        groups = np.argsort(places, kind="stable").reshape(num_batches, -1)
+        part_twins(groups, identities, rng)
+        return self._images(labels, counts, identities[groups], numbers[groups], rng)
 
-    def _groups(self, labels: Indices, rng: np.random.Generator) -> list[list[Indices]]:
-        """Each usable identity's images, shuffled and cut into groups of K, the last one filled up from the first."""
-        shuffled = rng.permutation(len(labels))
-        order = shuffled[np.argsort(labels[shuffled], kind="stable")]
-        size = self.images_per_identity
-        own_images = np.split(order, np.cumsum(np.bincount(labels))[:-1])
-        padded = [np.resize(images, -(-len(images) // size) * size) for images in own_images if len(images) >= 2]
-        return [list(images.reshape(-1, size)) for images in padded]
+    def _draws(self, counts: Indices, num_batches: int, per_batch: int, rng: np.random.Generator) -> Indices:
+        """How many groups an epoch draws of each identity: as many as hold its images, but at most one for each batch.
+
+        The last few groups that fill no batch are left out, at random. Where identities with more images than batches leave
+        gaps, others are drawn more often.
+        """
+        most = np.where(counts >= 2, num_batches, 0)
+        draws = np.minimum(-(-counts // self.images_per_identity), most)
+        surplus = int(draws.sum()) - num_batches * per_batch
+        if surplus >= 0:
+            return draws - pick(draws, surplus, rng)
+        return draws + pick(most - draws, -surplus, rng)
+
+    def _images(
+        self, labels: Integers, counts: Indices, identities: Integers, numbers: Indices, rng: np.random.Generator
+    ) -> Integers:
+        """The images of groups: number k of an identity has its next K after those of number k - 1, round and round."""
+        order = shuffled_by_identity(labels, rng)
+        first, size = (np.cumsum(counts) - counts)[identities], counts[identities]
+        images = np.empty((*numbers.shape, self.images_per_identity), order.dtype)
+        for place in range(self.images_per_identity):
+            images[..., place] = order[first + (numbers * self.images_per_identity + place) % size]
+        return images.reshape(len(numbers), -1)
 
 
 class RandomTripletSampler(BatchPlan):
@@ -150,9 +209,9 @@ class RandomTripletSampler(BatchPlan):
         self.n_triplets = n_triplets
         self.triplets_per_batch = triplets_per_batch
 
-    def num_batches(self, labels: Indices, world_size: int) -> int:
+    def num_batches(self, labels: Integers, world_size: int) -> int:
         """Whole batches that `n_triplets` fill."""
-        counts = np.bincount(labels)
+        counts = images_per_identity(labels)
         if (counts > 0).sum() < 2 or counts.max(initial=0) < 2:
             raise FacelitError(
                 "triplets need two identities, one of them with two images; the training set has neither."
@@ -165,11 +224,11 @@ class RandomTripletSampler(BatchPlan):
             )
         return count
 
-    def draw(self, labels: Indices, world_size: int, rng: np.random.Generator) -> Indices:
+    def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Integers:
         """Anchor identity uniform among those with two images, then two distinct images of it, then an outsider."""
         total = self.num_batches(labels, world_size) * self.triplets_per_batch * world_size
         order = np.argsort(labels, kind="stable")
-        counts = np.bincount(labels)
+        counts = images_per_identity(labels)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         anchors = rng.choice(np.flatnonzero(counts >= 2), size=total)
         first = rng.integers(counts[anchors])
@@ -198,13 +257,13 @@ class EpochSampler(DistributedSampler[BatchRequest]):
 
     Args:
         plan: How an epoch is cut into batches.
-        labels: Identity number of each image, int64, shape (num_images,).
+        labels: Identity number of each image, any integer dtype, shape (num_images,); they are not copied.
         num_replicas: Number of processes.
         rank: This process.
         seed: The order is a function of seed and epoch alone.
     """
 
-    def __init__(self, plan: BatchPlan, labels: Indices, num_replicas: int, rank: int, seed: int) -> None:
+    def __init__(self, plan: BatchPlan, labels: Integers, num_replicas: int, rank: int, seed: int) -> None:
         super().__init__(_Labels(labels), num_replicas=num_replicas, rank=rank, seed=seed)
         self.plan = plan
         self.labels = labels
@@ -226,10 +285,11 @@ class EpochSampler(DistributedSampler[BatchRequest]):
     def __iter__(self) -> Iterator[BatchRequest]:
         """This process's share of each remaining batch."""
         rng = np.random.default_rng([self.seed, self.epoch])
-        batches = self.plan.draw(self.labels, self.num_replicas, rng)
-        share = batches.shape[1] // self.num_replicas
-        for batch in batches[self.start_batch :]:
-            yield BatchRequest(batch[self.rank * share : (self.rank + 1) * share], self.epoch)
+        for batch in islice(self.plan.draw(self.labels, self.num_replicas, rng), self.start_batch, None):
+            parts = part_sizes(len(batch), self.num_replicas)
+            start = sum(parts[: self.rank])
+            own = batch[start : start + parts[self.rank]]
+            yield BatchRequest(own.astype(np.int64), self.epoch, len(batch))
 
     def __len__(self) -> int:
         """Batches of a whole epoch: Lightning counts the ones before a resumed run's start as done."""
@@ -239,7 +299,7 @@ class EpochSampler(DistributedSampler[BatchRequest]):
 class _Labels(Dataset[int]):
     """What `DistributedSampler` wants to know the length of."""
 
-    def __init__(self, labels: Indices) -> None:
+    def __init__(self, labels: Integers) -> None:
         self.labels = labels
 
     def __getitem__(self, index: int) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from facelit.errors import FacelitError
 from facelit.storage.images import Crop
 
 
@@ -19,8 +21,8 @@ class IdentitySource(ABC):
 
     @property
     @abstractmethod
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Identity number of each image, shape (num_images,), values in [0, num_identities)."""
+    def labels(self) -> npt.NDArray[np.integer[Any]]:
+        """Identity number of each image, any integer dtype, shape (num_images,), values in [0, num_identities)."""
 
     @property
     @abstractmethod
@@ -29,7 +31,17 @@ class IdentitySource(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Crop:
-        """The crop number `index`; raises `FacelitError` naming the file where it cannot be read."""
+        """The crop number `index`; raises `BadImageError` naming the file where it cannot be read."""
+
+    def read_into(self, index: int, out: Crop) -> None:
+        """Writes crop `index` into `out`, uint8 (112, 112, 3): sources that decode there spare a copy."""
+        out[...] = self.image(index)
+
+    def encoded(self, index: int) -> bytes | memoryview:
+        """The image file's bytes of image `index`, for sources that have files."""
+        raise FacelitError(
+            f"data.decode_on_gpu: {type(self).__name__} has no image files to decode. Leave the option off."
+        )
 
     @abstractmethod
     def name(self, index: int) -> str:

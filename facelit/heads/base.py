@@ -23,8 +23,11 @@ class HeadOutput(NamedTuple):
 class Head(nn.Module, ABC):
     """Turns embeddings and labels into a loss.
 
-    Under distributed training each process calls its head with its own part of the global batch, all parts
-    being of one size, and DistributedDataParallel averages the gradients.
+    Under distributed training each process calls its head with its own part of the global batch, and
+    DistributedDataParallel averages the gradients. The parts are of one size but for the last batches of an epoch,
+    which the caller announces with :func:`facelit.distributed.global_batch`. For them a loss that is a mean over
+    the own part goes through :func:`facelit.distributed.weigh_part`; one that every process computes from the
+    gathered batch needs nothing, as ``all_gather`` and ``all_gather_with_grad`` know the parts.
 
     Attributes:
         num_identities: the number of identities that the head has parameters for; None if it takes any label.
@@ -41,7 +44,8 @@ class Head(nn.Module, ABC):
             labels: (N,) int64 identities, from 0.
 
         Returns:
-            The loss and the metrics of this process's batch.
+            The loss, whose gradients averaged over the processes are those of the global batch, and the metrics of
+            this process's part (or of the global batch where it is gathered anyway).
         """
 
     def make_optimizer(self) -> torch.optim.Optimizer | None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from facelit.distributed import parts_of_batch, weigh_part
 from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels
 from facelit.heads.softmax import SoftmaxHead
 from facelit.optim import CenterSGD, record_batch
@@ -24,6 +25,7 @@ class _CenterDistance(torch.autograd.Function):
         ctx.save_for_backward(embeddings, labels, difference)
         # The parameter itself, not a saved tensor: what is recorded hangs on the object.
         ctx.centers = centers if record else None
+        ctx.parts = parts_of_batch(len(labels))  # here: the backward may run in another thread, and later
         return difference.square().sum(dim=1).mean() / 2
 
     @staticmethod
@@ -31,7 +33,7 @@ class _CenterDistance(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         embeddings, labels, difference = ctx.saved_tensors
         if ctx.centers is not None:
-            record_batch(ctx.centers, labels, embeddings)
+            record_batch(ctx.centers, labels, embeddings, ctx.parts)
         return difference * (grad / len(difference)), None, None, None
 
 
@@ -129,7 +131,7 @@ class CenterLoss(nn.Module):
         check_labels(labels, num_identities)
         embeddings = at_least_float32(embeddings)
         if self.training and torch.is_grad_enabled() and not embeddings.requires_grad:
-            record_batch(self.centers, labels, embeddings)
+            record_batch(self.centers, labels, embeddings, parts_of_batch(len(labels)))
         loss: Tensor = _CenterDistance.apply(embeddings, self.centers, labels, self.training)
         return loss
 
@@ -201,4 +203,4 @@ class CenterLossHead(Head):
         metrics["loss_center"] = center_loss.detach()
         metrics["center_distance"] = self.center_loss.distances(embeddings, labels).mean()
         metrics["alpha"] = torch.full_like(softmax_loss.detach(), self.alpha)
-        return HeadOutput(softmax_loss + self.weight * center_loss, metrics)
+        return HeadOutput(softmax_loss + self.weight * weigh_part(center_loss, len(labels)), metrics)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facelit.distributed import weigh_part
 from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels
 
 
@@ -56,8 +57,9 @@ class SoftmaxHead(Head):
             labels: (N,) int64, from 0 to C - 1.
 
         Returns:
-            The loss, and the metrics loss_softmax, identity_accuracy (the share of the batch whose identity
-            has the highest logit) and embedding_norm (mean Euclidean norm).
+            The loss (through :func:`~facelit.distributed.weigh_part`), and the metrics loss_softmax (this
+            process's mean), identity_accuracy (the share of the batch whose identity has the highest logit) and
+            embedding_norm (mean Euclidean norm).
 
         Raises:
             ValueError: if a label is out of range (on the CPU; on a GPU it is a device-side assertion).
@@ -71,4 +73,4 @@ class SoftmaxHead(Head):
                 "identity_accuracy": (logits.argmax(dim=1) == labels).float().mean(),
                 "embedding_norm": at_least_float32(embeddings.detach()).norm(dim=1).mean(),
             }
-        return HeadOutput(loss, metrics)
+        return HeadOutput(weigh_part(loss, len(labels)), metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +31,12 @@ class BadImageError(FacelitError):
 
     Args:
         place: Where it lies: a path, or a file and a record in it.
-        reason: What is wrong with it.
+        reason: What is wrong with it. (Left out by torch, which makes a data worker's exception anew from its message.)
         way_out: What the user can do.
     """
 
-    def __init__(self, place: str, reason: str, way_out: str = "Mend or remove it.") -> None:
-        super().__init__(f"{place}: {reason}. {way_out}")
+    def __init__(self, place: str, reason: str = "", way_out: str = "Mend or remove it.") -> None:
+        super().__init__(f"{place}: {reason}. {way_out}" if reason else place)
         self.place = place
         self.reason = reason
         self.way_out = way_out
@@ -89,7 +89,9 @@ def read_crop(path: Path | str, resize: bool = False) -> Crop:
     return decode_crop(read_file(path), str(path), resize)
 
 
-def decode_crop(data: bytes | memoryview, place: str, resize: bool = False, out: Crop | None = None) -> Crop:
+def decode_crop(
+    data: bytes | memoryview, place: str | Callable[[], str], resize: bool = False, out: Crop | None = None
+) -> Crop:
     """Decodes an aligned crop.
 
     JPEGs of the right size go through libjpeg-turbo straight into `out`; everything else through PIL. Both give the same
@@ -97,7 +99,7 @@ def decode_crop(data: bytes | memoryview, place: str, resize: bool = False, out:
 
     Args:
         data: A JPEG, PNG or WebP file's bytes, colour or grey.
-        place: Where they come from, for messages.
+        place: Where they come from, for messages; a function is asked only where there is one to write.
         resize: Whether an image of another size is resized to 112x112 (bilinear) instead of refused.
         out: Where the pixels go: uint8, shape (112, 112, 3), C-contiguous; a new array where not given.
 
@@ -117,7 +119,7 @@ def decode_crop(data: bytes | memoryview, place: str, resize: bool = False, out:
                 return out
         except ValueError:
             pass  # PIL judges, as for every other file
-    out[...] = _decode_with_pil(data, place, resize)
+    out[...] = _decode_with_pil(data, place if isinstance(place, str) else place(), resize)
     return out
 
 

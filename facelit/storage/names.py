@@ -46,3 +46,12 @@ class Names(Sequence[str]):
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        first = ", ".join(self[:3])
+        return f"<{len(self):,} names: {first}{', ...' if len(self) > 3 else ''}>"
+
+    __hash__ = None  # type: ignore[assignment]  # it compares by value, with lists too

@@ -1,5 +1,6 @@
 """Identity folders, lists of people, pairs files, single crops: what is read, and what is refused."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -157,3 +158,17 @@ def test_lfw_as_published(lfw: Path) -> None:
     assert sum(map(len, by_fold)) == 5749
     view_1 = read_pairs(lfw / "lists" / "pairsDevTest.txt")
     assert len(view_1) == 1000
+
+
+@pytest.mark.parametrize("limits", [{}, {"min_images_per_identity": 6}], ids=["whole", "part"])
+def test_a_pickled_folder_is_the_same(tmp_path: Path, limits: dict[str, int]) -> None:
+    """What a worker that is not forked gets: a whole folder goes as its path."""
+    crops = write_crops(tmp_path / "crops")
+    (crops / "person_01" / "person_01_0001.png").unlink()
+    folder = IdentityFolder(crops, **limits)
+    data = pickle.dumps(folder)
+    again = pickle.loads(data)
+    assert list(again.identities) == list(folder.identities)
+    np.testing.assert_array_equal(again.labels, folder.labels)
+    assert [again.name(index) for index in range(len(again))] == [folder.name(index) for index in range(len(folder))]
+    assert limits or len(data) < 500

@@ -1,0 +1,77 @@
+"""Parsers of the tools, made from their functions: arguments from the signature, help from the docstring."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from facelit.errors import FacelitError
+
+
+class ToolParser(ArgumentParser):
+    """Says what is wrong in a line or two instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Ends the program with status 2."""
+        raise FacelitError(f"{self._explain(message)} `{self.prog} --help` lists the options and shows examples.")
+
+    def _explain(self, message: str) -> str:
+        unknown = re.search(r"nrecognized arguments: (\S+)", message)
+        if unknown:
+            name = unknown.group(1).partition("=")[0]
+            close = get_close_matches(name, self._option_string_actions, n=1)
+            return f"unknown option {name}." + (f" Did you mean {close[0]}?" if close else "")
+        missing = re.search(r"required: (.+)|[Kk]ey \"(\w+)\" is required", message)
+        if missing:
+            return f"{(missing.group(1) or missing.group(2)).strip().upper()} is missing."
+        key, value = re.search(r'Parser key "(\w+)"', message), re.search(r"Given value: (.*)", message)
+        if key and value:
+            wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[.*?\]))", message)
+            kinds = " or ".join(a or b for a, b in wanted if a != "NoneType")
+            return f"--{key.group(1)} {value.group(1)}: not a valid value{f' (expected {kinds})' if kinds else ''}."
+        text = " ".join(re.sub(r"^\s*- ", "", line).strip() for line in message.splitlines() if line.strip())
+        return text[:400].rstrip(".") + "."
+
+
+def make_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
+    """The parser for a tool.
+
+    Parameters without a default are positional, so are those that the function's attribute `positional` names; bools
+    are flags, and what takes a list takes several words. Its attribute `examples`, a list of command lines without the program's name, ends the help.
+
+    Args:
+        function: Typed, with a Google docstring.
+        program: What the user typed to get here, for usage and messages.
+    """
+    examples = "\n".join(f"  {program} {example}" for example in getattr(function, "examples", []))
+    docstring = parse_docstring(function.__doc__ or "")
+    parser = ToolParser(
+        prog=program,
+        description="\n\n".join(filter(None, (docstring.short_description, docstring.long_description))),
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    helps = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in docstring.params}
+    types = get_type_hints(function)
+    for parameter in inspect.signature(function).parameters.values():
+        name, default, text = parameter.name, parameter.default, helps.get(parameter.name)
+        if default is parameter.empty:
+            parser.add_argument(name, type=types[name], help=text)
+        elif name in getattr(function, "positional", ()):
+            parser.add_argument(name, type=types[name], nargs="?", help=text)
+        elif any(get_origin(kind) is list for kind in get_args(types[name])):
+            parser.add_argument(f"--{name}", type=str, nargs="+", default=default, help=text)
+        elif types[name] is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        else:
+            parser.add_argument(f"--{name}", type=types[name], default=default, help=text)
+    parser.add_argument("--config", action="config", help="A YAML file with values for these options.")
+    return parser

@@ -1,0 +1,87 @@
+"""Dealing images to batches: permutations, counts, and groups that change places. Plain numpy, over a whole epoch at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer[Any]]
+
+
+def images_per_identity(labels: Integers) -> Indices:
+    """Images of each identity, int64 (largest label + 1,)."""
+    # Piece by piece: bincount makes an int64 copy of what it is given.
+    counts = np.zeros(int(labels.max()) + 1 if len(labels) else 0, np.int64)
+    for start in range(0, len(labels), 2**20):
+        counts += np.bincount(labels[start : start + 2**20].astype(np.int64, copy=False), minlength=len(counts))
+    return counts
+
+
+def shuffled(count: int, rng: np.random.Generator) -> Integers:
+    """A permutation of 0, ..., count - 1, the same in either dtype."""
+    order: Integers = np.arange(count).astype(np.int32 if count < 2**31 else np.int64, copy=False)
+    rng.shuffle(order)
+    return order
+
+
+def shuffled_by_identity(labels: Integers, rng: np.random.Generator) -> Integers:
+    """Image numbers, identity after identity, those of each in random order."""
+    order = shuffled(len(labels), rng)
+    # Label and place in one number: distinct keys, which numpy sorts several times faster than it argsorts labels.
+    keys = labels[order].astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(len(order), dtype=order.dtype)
+    keys.sort()
+    keys &= 2**32 - 1
+    return order[keys]
+
+
+def pick(amounts: Indices, count: int, rng: np.random.Generator) -> Indices:
+    """How many of `count` things drawn without replacement are of each kind, (kinds,), of which there are `amounts`."""
+    ends = np.cumsum(amounts)
+    chosen = rng.choice(ends[-1], size=count, replace=False, shuffle=False)
+    return np.bincount(np.searchsorted(ends, chosen, side="right"), minlength=len(amounts))
+
+
+def _twins(identities: Integers) -> npt.NDArray[np.bool_]:
+    """Where a row holds an identity that stands in it before, (num_batches, per_batch)."""
+    order = np.argsort(identities, axis=1, kind="stable")
+    ordered = np.take_along_axis(identities, order, axis=1)
+    twins = np.zeros(identities.shape, np.bool_)
+    np.put_along_axis(twins, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return twins
+
+
+def part_twins(groups: Indices, identities: Integers, rng: np.random.Generator) -> None:
+    """Lets groups change places, until no batch holds an identity twice.
+
+    A twin goes to a random batch without its identity (there is one, as no identity has more groups than there are
+    batches), in return for a group of an identity that its own batch lacks. Where there is none of those, the other batch
+    must have twins itself, and one of them comes: each change leaves fewer twins than there were.
+
+    Args:
+        groups: Group numbers, a permutation, (num_batches, per_batch); changed in place.
+        identities: Identity of each group, ascending, (num_batches * per_batch,).
+        rng: Chooses the places.
+    """
+    waiting = np.argwhere(_twins(identities[groups])).tolist()
+    batch_of = np.empty(len(identities), np.int64)
+    batch_of[groups] = np.arange(len(groups))[:, None]
+    while waiting:
+        batch, column = waiting[-1]
+        mine = identities[groups[batch]]
+        if np.count_nonzero(mine == mine[column]) == 1:
+            waiting.pop()
+            continue
+        first, end = (np.searchsorted(identities, mine[column], side=side) for side in ("left", "right"))
+        free = np.ones(len(groups), np.bool_)
+        free[batch_of[first:end]] = False
+        other = rng.choice(np.flatnonzero(free))
+        theirs = identities[groups[other]]
+        welcome = ~np.isin(theirs, mine)
+        there = rng.choice(np.flatnonzero(welcome if welcome.any() else _twins(theirs[None])[0]))
+        groups[batch, column], groups[other, there] = groups[other, there], groups[batch, column]
+        batch_of[groups[batch, column]], batch_of[groups[other, there]] = batch, other

@@ -1,0 +1,30 @@
+"""One door to every way of keeping crops."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from facelit.storage.base import CropStore
+from facelit.storage.folder import FolderStore
+from facelit.storage.packed import MANIFEST, PackedStore
+
+
+def open_store(path: str | os.PathLike[str]) -> CropStore:
+    """Opens a training set, whatever it is kept in.
+
+    Args:
+        path: `root/<identity>/<image>`; or a folder that `facelit pack` wrote; or an InsightFace set (a folder with
+            `train.rec` and `train.idx`).
+
+    Raises:
+        FacelitError: There is no such folder, or it is damaged.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return PackedStore(path)
+    if (path / "train.rec").is_file():
+        from facelit.storage.recordio import RecordStore
+
+        return RecordStore(path)
+    return FolderStore(path)

@@ -1,0 +1,88 @@
+"""InsightFace's verification sets (`lfw.bin`, `cfp_fp.bin`, ...): pickles of (images, is_same)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from facelit.errors import FacelitError
+from facelit.storage.plain_pickle import RefusedError, load_plain
+
+_WAY_OUT = (
+    "It is hostile, or was not made as InsightFace makes them: get it from where its authors put it, or write it anew with"
+    " facelit.storage.pairs_bin.write_pairs_bin."
+)
+
+
+def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+    """Reads a verification set, pickled by Python 2 or 3, in any protocol, and runs nothing in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The encoded images, two for each pair, and whether each pair is genuine, bool, shape (num_pairs,).
+
+    Raises:
+        FacelitError: The file cannot be read, is cut short, is no pickle, asks for something to be called, or holds
+            something else.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise FacelitError(f"verification set {path}: cannot read this file ({error.strerror}).") from None
+    try:
+        return _checked(load_plain(data))
+    except RefusedError as error:
+        raise FacelitError(f"{path}: refused: {error}. {_WAY_OUT}") from None
+    except EOFError:
+        raise FacelitError(f"{path}: is cut short: it ends at byte {len(data)}. Download it again.") from None
+
+
+def write_pairs_bin(
+    images: Sequence[bytes | memoryview], is_same: Sequence[bool] | npt.NDArray[np.bool_], path: Path
+) -> None:
+    """Writes a verification set as InsightFace does; every reader of theirs reads it.
+
+    Args:
+        images: The encoded images, two for each pair. An object that is listed twice is written once.
+        is_same: Whether each pair is genuine, length num_pairs.
+        path: The file; replaced in one move where it exists.
+
+    Raises:
+        ValueError: There are not two images for each pair.
+        FacelitError: The file cannot be written.
+    """
+    if len(images) != 2 * len(is_same):
+        raise ValueError(f"{len(images)} images for {len(is_same)} pairs")
+    files = [image if isinstance(image, bytes) else bytes(image) for image in images]
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            pickle.dump((files, [bool(same) for same in is_same]), file, protocol=4)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FacelitError(f"{path}: cannot be written ({error.strerror}).") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _checked(found: object) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+    """What was found, if it is a verification set."""
+    if not isinstance(found, (tuple, list)) or len(found) != 2 or not all(isinstance(part, list) for part in found):
+        raise RefusedError("it holds something else than two lists: images, and whether the pairs are genuine")
+    images, is_same = found
+    for number, image in enumerate(images):
+        if not isinstance(image, bytes):
+            raise RefusedError(f"image {number} is no bytes")
+    for number, same in enumerate(is_same):
+        if not isinstance(same, int) or same not in (0, 1):
+            raise RefusedError(f"pair {number} is neither genuine nor impostor: a bool is expected")
+    if not is_same or len(images) != 2 * len(is_same):
+        raise RefusedError(f"it holds {len(images):,} images for {len(is_same):,} pairs")
+    return images, np.array(is_same, np.bool_)

@@ -1,0 +1,149 @@
+"""What `facelit check` found, for machines (JSON) and for people (a table)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from facelit import __version__
+from facelit.errors import FacelitError
+from facelit.storage.base import CropStore
+from facelit.tools.findings import Finding
+from facelit.tools.scan import FORMATS, Scan
+from facelit.tools.verification_set import VerificationSet
+
+VERSION = 1
+"""Of the report's form."""
+
+_EXAMPLES = 2
+
+
+def summary(store: CropStore, scan: Scan) -> dict[str, Any]:
+    """Plain facts of a training set, as the report has them under `data`."""
+    per_identity = np.bincount(store.labels, minlength=len(store.identities))
+    formats = np.bincount(scan.facts["format"][scan.is_readable], minlength=len(FORMATS))
+    return {
+        "path": os.fspath(store.path),
+        "fingerprint": store.fingerprint(),
+        "images": len(store),
+        "identities": len(store.identities),
+        "images_per_identity": {
+            "min": int(per_identity.min(initial=len(store))),
+            "median": float(np.median(per_identity)) if len(per_identity) else 0.0,
+            "max": int(per_identity.max(initial=0)),
+        },
+        "bytes": int(scan.facts["num_bytes"].sum(dtype=np.int64)),
+        "formats": {name: int(count) for name, count in zip(FORMATS, formats, strict=True) if count},
+    }
+
+
+def verification_summary(against: Sequence[VerificationSet]) -> list[dict[str, Any]]:
+    """What was compared with, as the report has it under `against`."""
+    return [
+        {
+            "path": one.path,
+            "people": len(one.people),
+            "images": len(one.rows),
+            "unreadable": 0 if one.scan is None else int((~one.scan.is_readable).sum()),
+        }
+        for one in against
+    ]
+
+
+def write_report(
+    path: Path, data: dict[str, Any], min_images: int, against: list[dict[str, Any]], findings: Sequence[Finding]
+) -> None:
+    """Writes the report: UTF-8 JSON, one item a line, made one at a time.
+
+    Args:
+        path: Replaced in one move.
+        data: See `summary`.
+        min_images: The limit of `few_images`.
+        against: See `verification_summary`.
+        findings: All of them; each has `key`, `explanation`, `count` (of its items), `images` and `identities` (how many are
+            concerned), and the `items`.
+    """
+    options = {"min_images": min_images}
+    head = {"format": "facelit-check", "version": VERSION, "facelit": __version__, "options": options}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(_lines({**head, "data": data, "against": against}, findings))
+
+    replace_file(path, write)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Has a file written beside `path` and moved there: nobody sees half of it.
+
+    Raises:
+        FacelitError: It cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FacelitError(f"{path}: cannot write this file ({error.strerror or error}).") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _lines(head: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:
+    yield json.dumps(head, indent=1)[:-2] + ',\n "findings": ['
+    for number, finding in enumerate(findings):
+        fields = {
+            "key": finding.key,
+            "explanation": finding.explanation,
+            "count": finding.count,
+            "images": finding.num_images,
+            "identities": finding.num_identities,
+        }
+        yield ("," if number else "") + "\n  " + json.dumps(fields)[:-1] + ', "items": ['
+        for position, item in enumerate(finding.items()):
+            yield ("," if position else "") + "\n   " + json.dumps(item.entry)
+        yield "]}"
+    yield "\n ]\n}\n"
+
+
+def print_summary(
+    console: Console, data: dict[str, Any], against: list[dict[str, Any]], findings: Sequence[Finding]
+) -> None:
+    """Prints the facts, and a table of the findings with the first examples of each."""
+    per_identity = data["images_per_identity"]
+    formats = ", ".join(f"{count:,} {name}" for name, count in data["formats"].items())
+    facts = (
+        f"{data['path']}: {data['images']:,} images ({formats or 'none readable'}; {data['bytes'] / 1e6:,.1f} MB) of"
+        f" {data['identities']:,} identities; images per identity: {per_identity['min']} to {per_identity['max']:,}, median"
+        f" {per_identity['median']:g}."
+    )
+    console.print(_text(facts), soft_wrap=True)
+    for one in against:
+        broken = f"; {one['unreadable']:,} of them cannot be read and were not compared" if one["unreadable"] else ""
+        line = f"Compared with {one['path']}: {one['people']:,} names, {one['images']:,} images{broken}."
+        console.print(_text(line), soft_wrap=True)
+    table = Table("Finding", box=None, pad_edge=False, header_style="bold")
+    table.add_column("Images", justify="right")
+    table.add_column("Identities", justify="right")
+    table.add_column("For example", overflow="fold")
+    for finding in findings:
+        examples = [item.label for item in islice(finding.items(), _EXAMPLES)]
+        more = [f"and {finding.count - _EXAMPLES:,} more"] if finding.count > _EXAMPLES else []
+        style = "" if finding.count else "dim"
+        counts = (f"{finding.num_images:,}", f"{finding.num_identities:,}")
+        table.add_row(finding.title, *counts, _text("\n".join(examples + more)), style=style)
+    console.print(table)
+
+
+def _text(text: str) -> Text:
+    """Names of files as they are: no markup, and no stand-ins for bytes that no terminal takes."""
+    return Text(text.encode("utf-8", "replace").decode())

@@ -1,0 +1,167 @@
+"""A picture of what `facelit check` found: a row of faces for each kind of finding."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from facelit.storage.images import BadImageError
+from facelit.tools.findings import Finding, Item, Picture
+from facelit.tools.scan import Pixels, read_image
+
+if TYPE_CHECKING:  # 0.2 s, which a run that draws nothing is spared
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TILES = 8
+"""Most images in a row."""
+
+# Lengths are in units of which a crop is 112 wide; the picture has _SCALE pixels to the unit.
+_TILE, _GAP, _GROUP_GAP, _MARGIN = 112, 10, 20, 24
+_HEADING, _CAPTION, _SPACE = 44, 38, 22
+_WIDTH = 2 * _MARGIN + TILES * _TILE + (TILES - 1) * _GROUP_GAP
+_SCALE = 1.5
+_LETTERS = 23
+"""As many fit below a tile."""
+_FRAME = "#D55E00"
+
+
+class _Shown(NamedTuple):
+    """An item, with as many of its pictures as there is room for."""
+
+    pictures: list[Picture]
+    left_out: int
+
+
+def contact_sheet(findings: Sequence[Finding], title: str) -> Figure:
+    """Draws findings, up to eight images of each kind, taken evenly from all of them.
+
+    Args:
+        findings: Kinds of which there is none are left out.
+        title: Above everything.
+
+    Returns:
+        A figure; images of one item (duplicates, say) stand side by side in a frame.
+    """
+    from matplotlib.figure import Figure
+
+    found = [finding for finding in findings if finding.count]
+    height = 3 * _MARGIN + max(1, len(found)) * (_HEADING + _TILE + _CAPTION + _SPACE)
+    figure = Figure(figsize=(_WIDTH / 100, height / 100), dpi=100 * _SCALE, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    _write(axes, _MARGIN, _MARGIN, title, 12, weight="bold")
+    if not found:
+        _write(axes, _MARGIN, 3 * _MARGIN, "Nothing was found.", 10)
+    for number, finding in enumerate(found):
+        top = 2.6 * _MARGIN + number * (_HEADING + _TILE + _CAPTION + _SPACE)
+        _draw_finding(axes, finding, top)
+    axes.set(xlim=(0, _WIDTH), ylim=(height, 0), aspect="auto")
+    return figure
+
+
+def save_png(figure: Figure, file: str) -> None:
+    """Writes a picture; letters that the font lacks are boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(file, format="png")
+
+
+def choose(finding: Finding) -> list[_Shown]:
+    """Items for one row, evenly spread over all, and how many pictures of each.
+
+    Each item gets two places (one, where its kind has one picture); what is left goes to the items with more.
+    """
+    per_item = min(2, max(1, len(finding.item(0).pictures)))
+    count = min(finding.count, TILES // per_item)
+    items = [finding.item(int(number)) for number in np.linspace(0, finding.count - 1, count).round()]
+    items = [item for item in items if item.pictures]
+    spare = TILES - sum(min(per_item, len(item.pictures)) for item in items)
+    shown = []
+    for item in items:
+        more = min(spare, max(0, len(item.pictures) - per_item))
+        spare -= more
+        shown.append(_cut(item, per_item + more))
+    return shown
+
+
+def _cut(item: Item, places: int) -> _Shown:
+    return _Shown(item.pictures[:places], max(0, len(item.pictures) - places))
+
+
+def _draw_finding(axes: Axes, finding: Finding, top: float) -> None:
+    shown = choose(finding)
+    figures = f"{_counted(finding.num_images, 'image', 's')}, {_counted(finding.num_identities, 'identit', 'ies', 'y')}"
+    part = "" if len(shown) == finding.count else f"; {len(shown)} of {finding.count:,} shown"
+    _write(axes, _MARGIN, top, f"{finding.title}: {figures}{part}", 10, weight="bold")
+    _write(axes, _MARGIN, top + 18, finding.explanation, 7.5, color="#555555")
+    left: float = _MARGIN
+    for one in shown:
+        if len(one.pictures) > 1:
+            _draw_frame(axes, left, top + _HEADING, len(one.pictures))
+        for picture in one.pictures:
+            _draw_tile(axes, left, top + _HEADING, picture, one.left_out if picture is one.pictures[-1] else 0)
+            left += _TILE + _GAP
+        left += _GROUP_GAP - _GAP
+
+
+def _draw_frame(axes: Axes, left: float, top: float, count: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    width = count * _TILE + (count - 1) * _GAP
+    corner, size = (left - 5, top - 5), (width + 10, _TILE + _CAPTION + 7)
+    axes.add_patch(Rectangle(corner, *size, facecolor="#FFF6EE", edgecolor=_FRAME, linewidth=1.2))
+
+
+def _draw_tile(axes: Axes, left: float, top: float, picture: Picture, left_out: int) -> None:
+    place = picture.store.place(picture.row)
+    try:
+        pixels = _thumbnail(read_image(picture.store.encoded(picture.row), place))
+    except BadImageError as error:
+        pixels = np.full((_TILE, _TILE, 3), 205, np.uint8)
+        text = "\n".join(textwrap.wrap(_printable(error.reason), 19)[:7])
+        _write(axes, left + _TILE / 2, top + _TILE / 2, text, 6.5, ha="center", va="center", zorder=5)
+    height, width = pixels.shape[:2]
+    x, y = left + (_TILE - width) / 2, top + (_TILE - height) / 2
+    axes.imshow(pixels, extent=(x, x + width, y + height, y), interpolation="bilinear", zorder=3)
+    path = PurePosixPath(picture.store.name(picture.row))
+    notes = [picture.note] if picture.note else []
+    notes += [f"and {left_out:,} more"] if left_out else []
+    lines = [_shortened(str(path.parent)), _shortened(path.name), "; ".join(notes)]
+    _write(axes, left, top + _TILE + 4, "\n".join(lines), 6, linespacing=1.15, zorder=5)
+
+
+def _thumbnail(pixels: Pixels) -> Pixels:
+    """Shrunk to fit a tile, if it is larger."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, size: float, **style: object) -> None:
+    # Names of files are no formulas, whatever dollars they have.
+    style = {"va": "top", **style}
+    axes.text(x, y, _printable(text), fontsize=size, parse_math=False, **style)  # type: ignore[arg-type]
+
+
+def _printable(text: str) -> str:
+    """Without the stand-ins for bytes of a file name that are no UTF-8, which no font and no terminal takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _counted(count: int, stem: str, plural: str, singular: str = "") -> str:
+    return f"{count:,} {stem}{singular if count == 1 else plural}"
+
+
+def _shortened(name: str) -> str:
+    """A name without its middle, if it is too long for a tile."""
+    if len(name) <= _LETTERS:
+        return name
+    end = _LETTERS // 2
+    return f"{name[: _LETTERS - end - 1]}…{name[-end:]}"

@@ -1,0 +1,130 @@
+"""`facelit pack`: a training set in a few large files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from facelit.errors import FacelitError
+from facelit.processes import default_jobs
+from facelit.storage.base import CropStore
+from facelit.storage.open import open_store
+from facelit.storage.packed import PackedStore
+from facelit.storage.packing import SKIPPED
+from facelit.storage.packing import pack as write_pack
+from facelit.storage.packing import verify as compare
+
+_SHOWN = 10
+
+
+def pack(
+    src: str,
+    dst: str | None = None,
+    verify: bool = False,
+    format: Literal["arrow", "recordio", "bin"] = "arrow",
+    pairs: str | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    any_size: bool = False,
+    images_per_shard: int | None = None,
+    jobs: int | None = None,
+) -> int:
+    """Turns a training set into a few large files.
+
+    Training from them needs only the folder's name: --data.train.root DST. Images keep their bytes, names and identities; each
+    shard is read back before it counts as written. A run that was stopped goes on where it was when the same command is
+    given again.
+
+    Args:
+        src: The training set: root/<identity>/<image>, an InsightFace set (train.rec), or a pack.
+        dst: The folder to write, new or empty; for --format bin the file. With --verify it may be left out: SRC is then the pack.
+        verify: Write nothing; read every image of the pack DST again and compare it with SRC, byte by byte.
+        format: arrow: shards that facelit trains from fastest. recordio: train.rec, train.idx and property, for InsightFace and MXNet. bin: the
+            pairs of a verification set, as InsightFace's lfw.bin.
+        pairs: For --format bin: the pairs file, in LFW's format.
+        on_bad_image: error: stop at an image that cannot be read. skip: leave it out, and list it in DST/skipped.tsv.
+        any_size: Let images of other sizes than 112x112 in (training then needs `resize: true`).
+        images_per_shard: Images in a file; 65,536 where not given, or fewer so that every process has one to write.
+        jobs: Number of processes; one per core where not given.
+
+    Returns:
+        0, or 1 where --verify found a difference.
+
+    Raises:
+        FacelitError: SRC is damaged, DST holds something else, or the disk is full.
+    """
+    jobs = jobs or default_jobs()
+    if images_per_shard is not None and images_per_shard < 1:
+        raise FacelitError(f"--images_per_shard must be at least 1, not {images_per_shard}.")
+    if verify:
+        return _verify(src, dst, jobs)
+    if dst is None:
+        raise FacelitError("DST is missing: facelit pack SRC DST")
+    if format == "bin":
+        return _write_bin(src, pairs, Path(dst))
+    if pairs is not None:
+        raise FacelitError("--pairs goes with --format bin only.")
+    source = open_store(src)
+    if format == "recordio":
+        return _write_recordio(source, Path(dst))
+    packed = write_pack(source, Path(dst), jobs, images_per_shard, any_size, on_bad_image == "skip")
+    size = sum(bytes_ for _, bytes_ in packed.manifest.shards)
+    print(
+        f"{dst}: {len(packed):,} images of {len(packed.identities):,} identities in {len(packed.shards)} shard(s),"
+        f" {size / 1e6:,.1f} MB. Train from it: --data.train.root {dst}"
+    )
+    if packed.manifest.skipped:
+        print(f"{packed.manifest.skipped:,} image(s) were left out: {Path(dst, SKIPPED)}")
+    return 0
+
+
+pack.positional = ("dst",)  # type: ignore[attr-defined]  # read by facelit.cli_tools
+pack.examples = [  # type: ignore[attr-defined]  # likewise
+    "datasets/vggface2/train datasets/vggface2-packed",
+    "datasets/vggface2/train datasets/vggface2-packed --verify",
+    "datasets/faces_emore datasets/ms1mv2-packed --on_bad_image skip",
+    "datasets/lfw/aligned_112 lfw.bin --format bin --pairs datasets/lfw/pairs.txt",
+]
+
+
+def _verify(src: str, dst: str | None, jobs: int) -> int:
+    source = None if dst is None else open_store(src)
+    packed = open_store(dst or src)
+    if not isinstance(packed, PackedStore):
+        raise FacelitError(f"{packed.path}: not a folder that `facelit pack` wrote.")
+    wrong = compare(packed, source, jobs)
+    for line in wrong[:_SHOWN]:
+        print(line)
+    if len(wrong) > _SHOWN:
+        print(f"... and {len(wrong) - _SHOWN:,} more")
+    against = "their checksums" if source is None else f"{source.path}"
+    outcome = f"{len(wrong):,} difference(s)" if wrong else "no difference"
+    print(
+        f"{packed.path}: {len(packed):,} images of {len(packed.identities):,} identities compared with {against}: {outcome}."
+    )
+    return int(bool(wrong))
+
+
+def _write_recordio(source: CropStore, target: Path) -> int:
+    from facelit.storage.recordio import write_recordio
+
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FacelitError(f"{target}: exists and is not an empty folder.")
+    write_recordio(source, target, progress=True)
+    print(
+        f"{target}: train.rec, train.idx and property with {len(source):,} images of {len(source.identities):,} identities."
+    )
+    return 0
+
+
+def _write_bin(src: str, pairs: str | None, target: Path) -> int:
+    if pairs is None:
+        raise FacelitError("--format bin needs the pairs file: --pairs FILE")
+    if target.exists():
+        raise FacelitError(f"{target}: exists already.")
+    from facelit.data.pairs import PairsFolder
+    from facelit.data.pairs_bin import write_bin_of
+
+    source = PairsFolder(src, pairs)
+    write_bin_of(source, target)
+    print(f"{target}: {len(source.is_same):,} pairs of {len(source):,} images.")
+    return 0

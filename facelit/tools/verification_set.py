@@ -1,0 +1,120 @@
+"""The people and images that a training set should not share with a verification set."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from facelit.errors import FacelitError
+from facelit.storage.base import CropStore
+from facelit.storage.open import open_store
+from facelit.storage.pairs_file import read_pairs
+from facelit.storage.people import read_people
+from facelit.tools.scan import Scan, scan_images
+
+
+class VerificationSet(NamedTuple):
+    """One verification set, or a list of its people.
+
+    Attributes:
+        path: As the user named it.
+        people: Their names; empty for a `.bin`, which has none.
+        store: Its images; None where it is a list of names.
+        rows: Which images of `store` belong to it, int64.
+        scan: What was found in them, in the order of `rows`.
+    """
+
+    path: str
+    people: Sequence[str]
+    store: CropStore | None = None
+    rows: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    scan: Scan | None = None
+
+
+class BinStore(CropStore):
+    """The images of an InsightFace `.bin`, without names of people.
+
+    Args:
+        path: The file.
+
+    Raises:
+        FacelitError: It is absent or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        from facelit.storage.pairs_bin import read_pairs_bin
+
+        self.path = Path(path)
+        self._images, _ = read_pairs_bin(self.path)
+        self.identities: Sequence[str] = ["unknown"]
+        self.labels = np.zeros(len(self._images), np.int32)
+
+    def __reduce__(self) -> tuple[type[BinStore], tuple[Path]]:
+        return BinStore, (self.path,)
+
+    def encoded(self, row: int) -> bytes:
+        """The image file's bytes."""
+        return self._images[row]
+
+    def name(self, row: int) -> str:
+        """The image's number, counted from 0."""
+        return f"{self.path.name}/{row}"
+
+    def fingerprint(self) -> str:
+        """Not needed: nothing is kept of such a set."""
+        raise NotImplementedError
+
+
+def comparable(name: str) -> str:
+    """A name as people's names are compared: whatever its case, with spaces and underscores alike."""
+    return re.sub(r"[\s_]+", "_", unicodedata.normalize("NFKC", name).casefold().strip())
+
+
+def read_verification_sets(against: Sequence[str], pairs: str | None, jobs: int | None) -> list[VerificationSet]:
+    """Reads verification sets, and the images of those that have any.
+
+    Args:
+        against: For each a folder `root/<name>/<image>` (or a packed one), an InsightFace `.bin`, or a `.txt` with names.
+        pairs: A pairs file: of the folders only the people it names count; where there is no folder, their names do.
+        jobs: Number of processes; one per core where not given.
+
+    Raises:
+        FacelitError: One is missing or malformed, or a folder has none of the people that `pairs` names.
+    """
+    named = None if pairs is None else _people_of(pairs)
+    sets = [_read(path, named, pairs, jobs) for path in against]
+    if pairs is not None and named is not None and not any(len(one.people) and one.store for one in sets):
+        sets.append(VerificationSet(pairs, sorted(named)))
+    return sets
+
+
+def _people_of(pairs: str) -> frozenset[str]:
+    return frozenset(name for pair in read_pairs(pairs, option="pairs") for name, _ in (pair.first, pair.second))
+
+
+def _read(path: str, named: frozenset[str] | None, pairs: str | None, jobs: int | None) -> VerificationSet:
+    suffix = Path(path).suffix.lower()
+    if suffix == ".txt":
+        return VerificationSet(path, sorted(read_people(path, option="against")))
+    if suffix == ".bin":
+        images = BinStore(path)
+        return VerificationSet(path, [], images, np.arange(len(images)), scan_images(images, jobs=jobs))
+    if not Path(path).is_dir():
+        raise FacelitError(
+            f"verification set not found: {path} (option against). Name a folder root/<name>/<image>, an InsightFace .bin,"
+            " or a .txt with one name a line."
+        )
+    store = open_store(path)
+    people = [name for name in store.identities if named is None or name in named]
+    if not people:
+        raise FacelitError(f"{path} (option against): has none of the people of {pairs or 'a verification set'}.")
+    is_of_set = np.array([named is None or name in named for name in store.identities])
+    rows = np.flatnonzero(is_of_set[store.labels])
+    return VerificationSet(path, people, store, rows, scan_images(store, rows, jobs))

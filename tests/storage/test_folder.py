@@ -1,0 +1,243 @@
+"""The index of a folder of identities: what it lists, when it is kept, when it is made anew."""
+
+import os
+import pickle
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facelit.errors import FacelitError
+from facelit.storage import folder as folder_module
+from facelit.storage.folder import INDEX_NAME, FolderStore, index_folder
+
+OLD = time.time() - 1000
+
+
+def make_tree(root: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            (root / name / f"{number:03d}.jpg").write_bytes(os.fsencode(f"{name}{number}"))
+    settle(root)
+    return root
+
+
+def settle(root: Path) -> None:
+    """Puts every folder's modification time well into the past, as it is in a set that nobody is writing to."""
+    for folder in root.iterdir():
+        if folder.is_dir():
+            os.utime(folder, (OLD, OLD))
+
+
+def literal_listing(root: Path) -> list[tuple[str, str]]:
+    """What the store must list, by the plainest code."""
+    suffixes = (".jpg", ".jpeg", ".png", ".webp")
+    return [
+        (folder.name, file.name)
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+        for file in sorted(folder.iterdir())
+        if file.name.lower().endswith(suffixes) and not file.name.startswith(".")
+    ]
+
+
+def listed(store: FolderStore) -> list[tuple[str, str]]:
+    return [tuple(store.name(row).split("/")) for row in range(len(store))]
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the folders that were really listed."""
+    seen: list[str] = []
+    original = folder_module._list_folder
+
+    def spy(path: bytes) -> object:
+        seen.append(os.path.basename(os.fsdecode(path)))
+        return original(path)
+
+    monkeypatch.setattr(folder_module, "_list_folder", spy)
+    return seen
+
+
+def test_lists_what_is_there_in_order(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "faces", {"b": 2, "a": 3, "empty": 0, "ß-ü": 1})
+    (root / "a" / "NOTES.txt").write_text("no image")
+    (root / "a" / "._001.jpg").write_text("hidden")
+    (root / "b" / "UPPER.JPEG").write_bytes(b"x")
+    (root / ".hidden").mkdir()
+    store = FolderStore(root)
+    assert listed(store) == literal_listing(root)
+    assert store.identities == ["a", "b", "ß-ü"]
+    assert store.labels.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert store.encoded(3) == b"b0"
+    assert store.place(3) == str(root / "b" / "000.jpg")
+
+
+def test_names_that_are_no_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    root = make_tree(tmp_path / "faces", {name: 1, "b": 1})
+    store = FolderStore(root)
+    assert store.encoded(list(store.identities).index(name)) == os.fsencode(name) + b"0"
+
+
+def test_second_start_lists_nothing(tmp_path: Path, listings: list[str]) -> None:
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 1, "c": 3})
+    first = FolderStore(root)
+    assert sorted(listings) == ["a", "b", "c"]
+    assert (root / INDEX_NAME).is_file()
+    listings.clear()
+    again = FolderStore(root)
+    assert listings == []
+    assert listed(again) == listed(first)
+    assert again.fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename"])
+def test_only_a_changed_folder_is_listed_again(tmp_path: Path, listings: list[str], change: str) -> None:
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2, "c": 3})
+    before = FolderStore(root).fingerprint()
+    listings.clear()
+    file = root / "b" / "001.jpg"
+    {
+        "add": lambda: (root / "b" / "new.png").write_bytes(b"x"),
+        "remove": file.unlink,
+        "rename": lambda: file.rename(root / "b" / "other.jpg"),
+    }[change]()
+    store = FolderStore(root)
+    assert listings == ["b"]
+    assert listed(store) == literal_listing(root)
+    assert store.fingerprint() != before
+
+
+def test_new_and_vanished_identities_are_noticed(tmp_path: Path, listings: list[str]) -> None:
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2, "c": 3})
+    FolderStore(root)
+    for file in (root / "a").iterdir():
+        file.unlink()
+    (root / "a").rmdir()
+    make_tree(root, {"d": 1})
+    listings.clear()
+    store = FolderStore(root)
+    assert listed(store) == literal_listing(root)
+    assert listings == ["d"]
+
+
+def test_a_folder_that_just_changed_is_not_relied_on(tmp_path: Path, listings: list[str]) -> None:
+    """A second change in the same tick of the clock would leave the same modification time."""
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    now = time.time()
+    os.utime(root / "a", (now, now))
+    FolderStore(root)
+    listings.clear()
+    (root / "a" / "second.jpg").write_bytes(b"x")
+    os.utime(root / "a", (now, now))
+    assert listed(FolderStore(root)) == literal_listing(root)
+    assert listings == ["a"]
+
+
+def test_a_read_only_folder_is_indexed_in_the_cache(
+    tmp_path: Path, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    root.chmod(0o555)  # for root too, who could write all the same
+    FolderStore(root)
+    assert not (root / INDEX_NAME).exists()
+    assert len(list((tmp_path / "cache" / "facelit").iterdir())) == 1
+    listings.clear()
+    FolderStore(root)
+    assert listings == []
+
+
+def test_where_nothing_can_be_written_the_list_is_made_each_time(
+    tmp_path: Path, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder can be made below a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    refuse_writing_to(root, monkeypatch)
+    assert listed(FolderStore(root)) == listed(FolderStore(root)) == literal_listing(root)
+    assert len(listings) == 4
+
+
+def refuse_writing_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, for whom no folder is read-only."""
+    original = folder_module.pa.OSFile
+
+    def refuse(path: str, mode: str) -> object:
+        if Path(path).parent == root:
+            raise PermissionError(13, "Permission denied", path)
+        return original(path, mode)
+
+    monkeypatch.setattr(folder_module.pa, "OSFile", refuse)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not arrow", None], ids=["empty", "text", "cut short"])
+def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    FolderStore(root)
+    path = root / INDEX_NAME
+    path.write_bytes(path.read_bytes()[:300] if damage is None else damage)
+    assert listed(FolderStore(root)) == literal_listing(root)
+
+
+def test_an_index_that_leads_out_of_the_folder_is_not_used(tmp_path: Path) -> None:
+    """Data that comes from a stranger may bring an index along."""
+    root = make_tree(tmp_path / "faces", {"a": 1, "b": 1})
+    FolderStore(root)
+    data = (root / INDEX_NAME).read_bytes()
+    assert data.count(b"000.jpg000.jpg") == 1
+    (root / INDEX_NAME).write_bytes(data.replace(b"000.jpg000.jpg", b"../b.jpg/00.jp"))
+    assert listed(FolderStore(root)) == literal_listing(root)
+
+
+def test_a_slow_disk_is_listed_by_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting is shared out: 300 folders of 10 ms each are not listed one after the other."""
+    root = make_tree(tmp_path / "faces", {f"p{number:03d}": 1 for number in range(300)})
+    original, at_once, most = folder_module._list_folder, [0], [0]
+
+    def slow(path: bytes) -> object:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.01)
+        at_once[0] -= 1
+        return original(path)
+
+    monkeypatch.setattr(folder_module, "_list_folder", slow)
+    assert listed(FolderStore(root)) == literal_listing(root)
+    assert most[0] > 2
+
+
+def test_memory_per_image(tmp_path: Path) -> None:
+    """Arrays of a few bytes per image, mapped from the index; a pickled store is its path."""
+    root = make_tree(tmp_path / "faces", {f"p{number:02d}": 100 for number in range(20)})
+    store = FolderStore(root)
+    index = index_folder(root)
+    parts = (index.starts, index.images.offsets, index.images.blob, index.identities.blob, store.labels)
+    assert sum(part.nbytes for part in parts) < 40 * len(store)
+    assert (root / INDEX_NAME).stat().st_size < 40 * len(store)
+    assert not index.images.blob.flags.owndata
+    assert len(pickle.dumps(store)) < 500
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).labels, store.labels)
+
+
+def test_slips(tmp_path: Path) -> None:
+    with pytest.raises(FacelitError, match="folder not found"):
+        FolderStore(tmp_path / "absent")
+    (tmp_path / "loose.jpg").write_bytes(b"x")
+    with pytest.raises(FacelitError, match=r"loose\.jpg.*subfolder"):
+        FolderStore(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
+def test_an_unreadable_identity_is_named(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "faces", {"a": 1, "b": 1})
+    (root / "b").chmod(0)
+    try:
+        with pytest.raises(FacelitError, match=r"faces/b: cannot list"):
+            FolderStore(root)
+    finally:
+        (root / "b").chmod(stat.S_IRWXU)

@@ -1,0 +1,235 @@
+"""Packing: everything is kept, nothing half-written counts, and a killed run goes on."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from facelit.errors import FacelitError
+from facelit.storage import packing
+from facelit.storage.folder import FolderStore
+from facelit.storage.images import BadImageError
+from facelit.storage.open import open_store
+from facelit.storage.packed import MANIFEST, PackedStore, Shard, shard_path
+from facelit.storage.packing import SKIPPED, pack, verify
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tiny_run import ROOT
+
+
+def make_faces(root: Path, identities: int = 5, images: int = 7) -> Path:
+    rng = np.random.default_rng(0)
+    for identity in range(identities):
+        (root / f"person_{identity}").mkdir(parents=True)
+        for number in range(images):
+            suffix = ("jpg", "png", "webp")[number % 3]
+            pixels = rng.integers(0, 255, (112, 112, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"person_{identity}" / f"{number}.{suffix}")
+    return root
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_faces(tmp_path_factory.mktemp("source") / "faces")
+
+
+def assert_same(packed: PackedStore, source: Path) -> None:
+    """Against the files themselves, not against the store that was packed."""
+    files = sorted((path for path in source.glob("*/*") if path.is_file()), key=os.fspath)
+    assert [packed.name(row) for row in range(len(packed))] == [path.relative_to(source).as_posix() for path in files]
+    assert [packed.identities[label] for label in packed.labels] == [path.parent.name for path in files]
+    for row, path in enumerate(files):
+        assert packed.encoded(row) == path.read_bytes()
+
+
+@pytest.mark.parametrize(("jobs", "images_per_shard"), [(1, 1), (1, 8), (2, 8), (1, 35), (1, 36)])
+def test_keeps_bytes_names_and_identities(faces: Path, tmp_path: Path, jobs: int, images_per_shard: int) -> None:
+    packed = pack(FolderStore(faces), tmp_path / "packed", jobs, images_per_shard)
+    assert len(packed.shards) == -(-35 // images_per_shard)
+    assert_same(packed, faces)
+    assert verify(packed, FolderStore(faces)) == []
+    assert verify(packed) == []
+    assert_same(pickle.loads(pickle.dumps(packed)), faces)
+    assert isinstance(open_store(tmp_path / "packed"), PackedStore)
+
+
+def test_any_arrow_reader_reads_a_shard(faces: Path, tmp_path: Path) -> None:
+    pack(FolderStore(faces), tmp_path / "packed", images_per_shard=20)
+    table = pa.ipc.open_file(pa.memory_map(str(tmp_path / "packed" / "shard-00000.arrow"))).read_all()
+    assert table.num_rows == 20
+    first = table.slice(0, 1).to_pylist()[0]
+    assert first["image"] == (faces / "person_0" / "0.jpg").read_bytes()
+    assert (first["name"], first["identity"]) == (b"person_0/0.jpg", 0)
+    assert first["crc32"] == zlib.crc32(first["image"])
+
+
+def test_several_record_batches(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_BATCH_BYTES", 60_000)
+    packed = pack(FolderStore(faces), tmp_path / "packed", images_per_shard=20)
+    assert pa.ipc.open_file(pa.memory_map(str(shard_path(packed.path, 0)))).num_record_batches > 2
+    assert_same(packed, faces)
+
+
+def test_a_pack_of_a_pack(faces: Path, tmp_path: Path) -> None:
+    first = pack(FolderStore(faces), tmp_path / "first", images_per_shard=9)
+    assert_same(pack(first, tmp_path / "second", images_per_shard=16), faces)
+
+
+def test_kill_9_then_again(tmp_path: Path) -> None:
+    """The real command, killed half-way; the second run keeps what the first one finished, and ends complete."""
+    source, target = make_faces(tmp_path / "faces", 15, 12), tmp_path / "packed"
+    command = [sys.executable, ROOT / "main.py", "pack", source, target, "--images_per_shard", "9", "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while len(list(target.glob("shard-*.arrow"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the worker processes too
+        process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in target.glob("shard-*.arrow")}
+    assert 3 <= len(kept) < 20
+    with pytest.raises(FacelitError, match="was not finished"):
+        PackedStore(target)
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert not list(target.glob("*.tmp"))
+    assert_same(PackedStore(target), source)
+    verified = subprocess.run([*command, "--verify"], capture_output=True, text=True)
+    assert verified.returncode == 0
+    assert "180 images of 15 identities" in verified.stdout
+    assert "no difference" in verified.stdout
+
+
+def test_a_finished_pack_is_left_alone(faces: Path, tmp_path: Path) -> None:
+    packed = pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    before = {path: path.stat().st_mtime_ns for path in packed.path.iterdir()}
+    pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    assert {path: path.stat().st_mtime_ns for path in packed.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("column", ["image", "name", "identity"])
+def test_verify_finds_a_changed_shard(faces: Path, tmp_path: Path, column: str) -> None:
+    packed = pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    path = shard_path(packed.path, 2)
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    rows = table.to_pylist()
+    rows[3][column] = {"image": b"\xff" + rows[3]["image"][1:], "name": b"person_1/9.jpg", "identity": 4}[column]
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, table.schema))
+    packed = PackedStore(packed.path) if path.stat().st_size == packed.manifest.shards[2][1] else packed
+    wrong = verify(packed, FolderStore(faces))
+    assert len(wrong) == 1
+    assert "shard-00002.arrow, row 3" in wrong[0]
+    assert bool(verify(packed)) == (column == "image")  # the checksum is the image's
+
+
+def test_verify_against_another_source(faces: Path, tmp_path: Path) -> None:
+    packed = pack(FolderStore(faces), tmp_path / "packed")
+    other = make_faces(tmp_path / "other", 4)
+    assert "has changed since" in verify(packed, FolderStore(other))[0]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bad_images_stop_or_are_listed(tmp_path: Path, jobs: int) -> None:
+    source = make_faces(tmp_path / "faces", 4, 6)
+    broken, small = source / "person_1" / "2.webp", source / "person_3" / "0.jpg"
+    broken.write_bytes(b"RIFF no image")
+    Image.new("RGB", (80, 80)).save(small)
+    with pytest.raises(FacelitError, match=r"person_1/2\.webp.*--on_bad_image skip"):
+        pack(FolderStore(source), tmp_path / "strict", jobs, images_per_shard=6)
+    packed = pack(FolderStore(source), tmp_path / "lenient", jobs, images_per_shard=6, skip_bad=True)
+    assert len(packed) == 22
+    assert packed.manifest.skipped == 2
+    rows = [line.split("\t") for line in (packed.path / SKIPPED).read_text().splitlines()]
+    assert [row[0] for row in rows] == [str(broken), str(small)]
+    assert "80x80" in rows[1][1]
+    assert verify(packed, FolderStore(source)) == []
+    any_size = pack(FolderStore(source), tmp_path / "any", jobs, 6, any_size=True, skip_bad=True)
+    assert len(any_size) == 23
+    broken.unlink()
+    small.unlink()
+    assert_same(packed, source)
+
+
+def test_a_full_disk_loses_nothing(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, written = os.fsync, []
+
+    def full(file: int) -> None:
+        written.append(file)
+        if len(written) == 3:
+            raise OSError(28, "No space left on device")
+        original(file)
+
+    monkeypatch.setattr(packing.os, "fsync", full)
+    with pytest.raises(FacelitError, match=r"No space left.*kept.*same command again"):
+        pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    assert len(list((tmp_path / "packed").glob("shard-*.arrow"))) == 2
+    assert not list((tmp_path / "packed").glob("*.tmp"))
+    assert_same(pack(FolderStore(faces), tmp_path / "packed"), faces)
+
+
+def test_a_disk_that_gives_back_other_bytes_is_noticed(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Shard.encoded
+    monkeypatch.setattr(Shard, "encoded", lambda shard, row: original(shard, row)[:-1] + b"x")
+    with pytest.raises(FacelitError, match="other bytes than were written"):
+        pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    assert not list((tmp_path / "packed").glob("shard-*.arrow"))
+
+
+def test_damaged_packs_are_named(faces: Path, tmp_path: Path) -> None:
+    packed = pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    path = shard_path(packed.path, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(FacelitError, match=r"shard-00001\.arrow: .* bytes instead of"):
+        PackedStore(packed.path)
+    path.write_bytes(whole[:-100] + bytes(100))
+    with pytest.raises(FacelitError, match=r"shard-00001\.arrow: not a shard"):
+        PackedStore(packed.path)
+    path.unlink()
+    with pytest.raises(FacelitError, match=r"shard-00001\.arrow: this shard is missing"):
+        PackedStore(packed.path)
+    path.write_bytes(whole)
+    (packed.path / MANIFEST).write_text("{}")
+    with pytest.raises(FacelitError, match=re.escape(MANIFEST)):
+        PackedStore(packed.path)
+
+
+def test_a_shard_that_is_cut_short_during_a_run_is_an_error(faces: Path, tmp_path: Path) -> None:
+    """Not a crash by SIGBUS, as reading through the map would be."""
+    packed = pack(FolderStore(faces), tmp_path / "packed", images_per_shard=10)
+    os.truncate(shard_path(packed.path, 3), 2000)
+    with pytest.raises(BadImageError, match=r"shard-00003\.arrow, row 4.*cut short"):
+        packed.encoded(34)
+
+
+def test_slips(faces: Path, tmp_path: Path) -> None:
+    with pytest.raises(FacelitError, match="inside"):
+        pack(FolderStore(faces), faces / "packed")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    with pytest.raises(FacelitError, match="exists"):
+        pack(FolderStore(faces), tmp_path / "full")
+    pack(FolderStore(faces), tmp_path / "packed")
+    other = FolderStore(make_faces(tmp_path / "other", 2))
+    with pytest.raises(FacelitError, match="another source"):
+        pack(other, tmp_path / "packed")
+    manifest = json.loads((tmp_path / "packed" / MANIFEST).read_text())
+    (tmp_path / "packed" / MANIFEST).write_text(json.dumps({**manifest, "version": 99}))
+    with pytest.raises(FacelitError, match="version 99"):
+        PackedStore(tmp_path / "packed")

@@ -1,0 +1,111 @@
+"""InsightFace's verification sets: whatever Python pickled them, and what is no such set."""
+
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facelit.errors import FacelitError
+from facelit.storage.pairs_bin import read_pairs_bin, write_pairs_bin
+
+IMAGES = [b"\xff\xd8\xff first", b"second", bytes(range(256)) * 3, b""]
+IS_SAME = [True, False]
+
+
+def _write(folder: Path, data: bytes) -> Path:
+    path = folder / "some.bin"
+    path.write_bytes(data)
+    return path
+
+
+def _python_2() -> bytes:
+    """`cPickle.dump((images, is_same), file, 2)` of Python 2, by hand: its strings are SHORT_BINSTRING and BINSTRING."""
+    strings = b"".join(
+        b"U" + bytes([len(image)]) + image if len(image) < 256 else b"T" + struct.pack("<i", len(image)) + image
+        for image in IMAGES
+    )
+    return b"\x80\x02]q\x01(" + strings + b"e]q\x02(\x88\x89e\x86q\x03."
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        *(pickle.dumps((IMAGES, IS_SAME), protocol) for protocol in range(6)),
+        pickle.dumps([IMAGES, [1, 0]], 4),
+        _python_2(),
+    ],
+    ids=[*(f"protocol {protocol}" for protocol in range(6)), "lists-ints", "python 2"],
+)
+def test_sets_are_read(tmp_path: Path, pickled: bytes) -> None:
+    images, is_same = read_pairs_bin(_write(tmp_path, pickled))
+    assert images == IMAGES
+    assert is_same.dtype == np.bool_
+    assert is_same.tolist() == IS_SAME
+
+
+@pytest.mark.parametrize("is_same", [IS_SAME, np.array(IS_SAME)], ids=["list", "array"])
+def test_what_is_written_pickle_reads(tmp_path: Path, is_same: list[bool]) -> None:
+    path = tmp_path / "some.bin"
+    path.write_bytes(b"old")
+    write_pairs_bin([memoryview(IMAGES[0]), *IMAGES[1:]], is_same, path)
+    found = pickle.loads(path.read_bytes())
+    assert found == (IMAGES, IS_SAME)
+    assert [type(same) for same in found[1]] == [bool, bool]
+    assert path.read_bytes()[:2] == b"\x80\x04"
+    assert read_pairs_bin(path)[0] == IMAGES
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 images for 2 pairs"):
+        write_pairs_bin(IMAGES[:3], IS_SAME, tmp_path / "some.bin")
+    with pytest.raises(FacelitError, match=r"absent/some\.bin: cannot be written"):
+        write_pairs_bin(IMAGES, IS_SAME, tmp_path / "absent" / "some.bin")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (IMAGES, "something else than two lists"),
+        ((IMAGES, IS_SAME, []), "something else than two lists"),
+        ((tuple(IMAGES), IS_SAME), "something else than two lists"),
+        (True, "something else than two lists"),
+        ((IMAGES[:3], IS_SAME), "3 images for 2 pairs"),
+        (([], []), "0 images for 0 pairs"),
+        (([*IMAGES[:3], "text"], IS_SAME), "image 3 is no bytes"),
+        (([*IMAGES[:3], [b""]], IS_SAME), "image 3 is no bytes"),
+        ((IMAGES, [True, 2]), "pair 1 is neither"),
+        ((IMAGES, [b"", True]), "pair 0 is neither"),
+        ((IMAGES, np.array(IS_SAME)), "reconstruct"),
+        ((IMAGES, [np.bool_(True), np.bool_(False)]), "scalar"),
+        ((IMAGES, [None, True]), "asks for NONE"),
+    ],
+)
+def test_other_content_is_refused(tmp_path: Path, content: object, reason: str) -> None:
+    path = _write(tmp_path, pickle.dumps(content, 4))
+    with pytest.raises(FacelitError, match=rf"some\.bin: refused: .*{reason}.*write_pairs_bin"):
+        read_pairs_bin(path)
+
+
+def test_a_malicious_set_is_refused(tmp_path: Path) -> None:
+    """What it would run is named, and not run."""
+    marker = tmp_path / "marker"
+    command = f"touch {marker}".encode()
+    hostile = b"\x80\x02]cos\nsystem\nX" + struct.pack("<I", len(command)) + command + b"\x85Ra](\x88e\x86."
+    with pytest.raises(FacelitError, match=r"some\.bin: refused: byte \d+ asks for 'os\.system'"):
+        read_pairs_bin(_write(tmp_path, hostile))
+    assert not marker.exists()
+    pickle.loads(hostile)
+    assert marker.exists()  # the test's own pickle is dangerous
+
+
+def test_files_that_are_absent_or_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(FacelitError, match=r"absent\.bin: cannot read"):
+        read_pairs_bin(tmp_path / "absent.bin")
+    pickled = pickle.dumps((IMAGES, IS_SAME), 4)
+    for size in (0, 1, 20, len(pickled) - 1):
+        with pytest.raises(FacelitError, match=rf"some\.bin: is cut short: it ends at byte {size}\. Download"):
+            read_pairs_bin(_write(tmp_path, pickled[:size]))
