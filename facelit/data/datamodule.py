@@ -48,7 +48,7 @@ class FaceDataModule(LightningDataModule):
             image of the same identity instead, and lists it in `bad-images.tsv` beside the checkpoints. Verification
             images that cannot be read are always errors.
         max_bad_share: With "skip": the share of the training set past which the run stops all the same.
-        decode_on_gpu: Decode JPEGs on the GPU (nvJPEG, through torchvision) instead of in the workers.
+        decode_on_gpu: Decode JPEGs on the GPU (nvJPEG, through TorchCodec or torchvision) instead of in the workers.
         seed: Order and augmentation are functions of it and the epoch alone. The command line sets it from
             `seed_everything`.
     """

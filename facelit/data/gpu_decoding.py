@@ -10,6 +10,7 @@ from torch import Tensor
 
 from facelit.data.batches import TrainBatch, as_tensor
 from facelit.data.reading import CropReader, EncodedCrops
+from facelit.errors import FacelitError
 from facelit.storage.images import Crop
 
 
@@ -41,16 +42,35 @@ def decode_batch(batch: TrainBatch, crops: EncodedCrops, reader: CropReader) -> 
 
 
 def _decode(crops: EncodedCrops, device: torch.device) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_jpeg
-
     images: list[Tensor | None] = [None if isinstance(file, bytes) else _to_chw(file, device) for file in crops.files]
-    jpegs = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in crops.files if isinstance(file, bytes)]
-    with warnings.catch_warnings():
-        # Deprecated since torchvision 0.29, for TorchCodec, which has no decoder of images on a GPU.
-        warnings.simplefilter("ignore")
-        decoded = iter(decode_jpeg(jpegs, ImageReadMode.RGB, device=device) if jpegs else [])
+    jpegs = [file for file in crops.files if isinstance(file, bytes)]
+    decoded = iter(_decode_jpegs(jpegs, device) if jpegs else [])
     whole = [next(decoded) if image is None else image for image in images]
     return torch.stack(whole).contiguous(memory_format=torch.channels_last)
+
+
+def _decode_jpegs(jpegs: list[bytes], device: torch.device) -> list[Tensor]:
+    """RGB pixels of each, uint8 (3, 112, 112), by TorchCodec where it is installed, else by torchvision."""
+    try:
+        from torchcodec.decoders import decode_jpeg as decode
+    except (ImportError, RuntimeError):  # absent, or without the libraries that it wants
+        return _decode_with_torchvision(jpegs, device)
+    decoded: list[Tensor] = decode(jpegs, mode="RGB", device=device)
+    return decoded
+
+
+def _decode_with_torchvision(jpegs: list[bytes], device: torch.device) -> list[Tensor]:
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError:
+        raise FacelitError(
+            "data.decode_on_gpu needs TorchCodec with this torchvision: pip install 'torchcodec>=0.17'"
+        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated since 0.29, in favour of TorchCodec
+        inputs = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
+        decoded: list[Tensor] = decode_jpeg(inputs, ImageReadMode.RGB, device=device)
+    return decoded
 
 
 def _to_chw(pixels: Crop, device: torch.device) -> Tensor:
