@@ -86,6 +86,14 @@ def wrong_size(run: Path) -> None:
     Image.new("RGB", (96, 112)).save(run / "crops" / "person_05" / "person_05_0006.png")
 
 
+def broken_verification_image(run: Path) -> None:
+    """Found before the first step: a thousand epochs would outlast the test."""
+    write_crops(run / "verification")
+    (run / "verification" / "person_02" / "person_02_0003.png").write_bytes(b"no image")
+    config = tiny_config(run, data__verification__tiny__init_args__root=str(run / "verification"))
+    write_config(run, config | {"trainer": config["trainer"] | {"max_epochs": 1000, "limit_val_batches": 0}})
+
+
 def no_pairs_file(run: Path) -> None:
     (run / "pairs.txt").unlink()
 
@@ -113,6 +121,7 @@ BROKEN_DATA = [
     (truncated_image, ["person_05_0006.png", "cannot read"]),
     (empty_image, ["person_05_0006.png", "the file is empty"]),
     (wrong_size, ["person_05_0006.png", "96x112", "resize: true"]),
+    (broken_verification_image, ["verification", "person_02_0003.png", "cannot read"]),
     (no_pairs_file, ["pairs file not found", "pairs.txt"]),
     (empty_pairs_file, ["pairs.txt", "empty"]),
     (malformed_pairs_file, ["pairs.txt", "line 7", "impostor"]),

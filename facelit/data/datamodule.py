@@ -19,6 +19,7 @@ from facelit.data.reading import CropReader, EncodedCrops, OnBadImage
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
+from facelit.progress import progress_bar
 from facelit.storage.images import list_images
 
 NO_TRAINING_SET = (
@@ -110,6 +111,8 @@ class FaceDataModule(LightningDataModule):
                 rank_zero_info(
                     f"Verifying on {name}: {len(source.is_same):,} pairs of {len(source):,} images{missing}."
                 )
+                if stage == "fit":
+                    self._read_once(name, source)
         if stage == "predict":
             self.predict_paths()
 
@@ -188,6 +191,14 @@ class FaceDataModule(LightningDataModule):
                 f"trainer.val_check_interval {interval} must be a multiple of trainer.accumulate_grad_batches"
                 f" {self.trainer.accumulate_grad_batches}: a checkpoint between two optimizer steps cannot be resumed exactly."
             )
+
+    def _read_once(self, name: str, source: VerificationSource) -> None:
+        """Finds a broken verification image now, and not when hours of training are to be measured."""
+        numbers = range(self._rank, len(source), self._world_size)
+        with progress_bar(f"Reading {name}", len(numbers), quiet_below=20_000) as show:
+            for done, number in enumerate(numbers):
+                source.image(number)
+                show(done)
 
     def _check_decoding(self) -> None:
         device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
