@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING, Any
 from facelit.errors import FacelitError
 
 if TYPE_CHECKING:
+    from facelit.inference import load
     from facelit.recognizer import FaceRecognizer
 
 __version__ = "0.1.0"
-__all__ = ["FaceRecognizer", "FacelitError", "__version__"]
+__all__ = ["FaceRecognizer", "FacelitError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports Lightning only when the module that needs it is asked for: heads and losses come without."""
+    """Imports torch and Lightning only when what needs them is asked for: heads and losses come without Lightning."""
     if name == "FaceRecognizer":
         from facelit.recognizer import FaceRecognizer
 
         return FaceRecognizer
+    if name == "load":
+        from facelit.inference import load
+
+        return load
     raise AttributeError(f"module 'facelit' has no attribute {name!r}")

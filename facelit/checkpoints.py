@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from facelit.errors import FacelitError
 
 CHECKPOINT_KEY = "facelit"
-"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`."""
+"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`."""
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -48,6 +49,40 @@ def num_identities(checkpoint: Mapping[str, Any]) -> int | None:
     """How many identities the checkpoint's head has parameters for; None if its head has none."""
     count: int | None = checkpoint.get(CHECKPOINT_KEY, {}).get("num_identities")
     return count
+
+
+def store_calibration(path: Path | str, calibration: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes thresholds into a checkpoint file; everything else in it stays as it is.
+
+    The file is replaced in one move. Thresholds of other sets are kept where they were measured on the same weights.
+
+    Args:
+        path: The checkpoint.
+        calibration: By verification set; see `facelit.verification.calibration`. Its `step` becomes the checkpoint's.
+
+    Raises:
+        FacelitError: The file cannot be read or written.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    own = checkpoint.get(CHECKPOINT_KEY, {})
+    step = checkpoint.get("global_step", 0)
+    measured = {name: {**entry, "step": step} for name, entry in calibration.items()}
+    others = {
+        name: entry
+        for name, entry in own.get("calibration", {}).items()
+        if name not in measured and entry.get("step") == step
+    }
+    checkpoint[CHECKPOINT_KEY] = {**own, "calibration": {**measured, **others}}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(checkpoint, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
+        reason = str(error).strip().splitlines()[0][:120]
+        raise FacelitError(f"{path}: cannot write the thresholds into this checkpoint ({reason}).") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
@@ -100,6 +135,31 @@ def find_checkpoint(which: str, run_folders: Iterable[Path]) -> Path:
             # A run that was moved still has its best checkpoint beside its last one.
             return Path(best) if Path(best).is_file() else last.parent / Path(best).name
     raise FacelitError(f"--ckpt_path best: {last} knows of no best checkpoint. Use --ckpt_path last, or name a file.")
+
+
+def newest_checkpoint(root: Path | str = "runs") -> Path:
+    """The best checkpoint of the newest run below a folder; its last one, where the run has chosen no best.
+
+    Args:
+        root: Folder of runs: `root/<name>/version_N/checkpoints`, or anything up to that deep.
+
+    Raises:
+        FacelitError: There is no run.
+    """
+    levels = ("checkpoints", "*/checkpoints", "*/*/checkpoints")
+    runs = [folder.parent for level in levels for folder in sorted(Path(root).glob(level))]
+    lasts = [run / "checkpoints" / "last.ckpt" for run in runs if (run / "checkpoints" / "last.ckpt").is_file()]
+    if not lasts:
+        raise FacelitError(
+            f"no checkpoint is named, and there is no run below {root}/. Name one: --checkpoint FILE (`fit` trains one)."
+        )
+    last = max(lasts, key=lambda path: path.stat().st_mtime)
+    try:
+        best = find_checkpoint("best", [last.parent.parent])
+    except FacelitError:
+        return last
+    # A run that was copied has its own beside its last one.
+    return next((path for path in (last.parent / best.name, best) if path.is_file()), last)
 
 
 def last_finite_checkpoint(paths: Iterable[Path]) -> Path | None:

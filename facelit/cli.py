@@ -17,8 +17,14 @@ TRAINING = {
     "predict": "embed a folder of crops",
 }
 TOOLS = {
+    "align": "find the faces in photos, and crop them the way networks are trained on them",
+    "card": "write what a checkpoint is, how good it was measured to be, and what it is not for",
     "check": "look for defects in a training set: broken, doubled, or in the verification set too",
+    "embed": "a folder of photos to a file of embeddings",
+    "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
+    "identify": "say who is on a photo, out of a gallery of people",
     "pack": "turn a training set into a few large files that load faster",
+    "verify": "say whether two photos show the same person",
 }
 _OVERVIEW = """usage: {program} COMMAND ...
 

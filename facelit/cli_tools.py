@@ -31,7 +31,7 @@ class ToolParser(ArgumentParser):
         missing = re.search(r"required: (.+)|[Kk]ey \"(\w+)\" is required", message)
         if missing:
             return f"{(missing.group(1) or missing.group(2)).strip().upper()} is missing."
-        key, value = re.search(r'Parser key "(\w+)"', message), re.search(r"Given value: (.*)", message)
+        key, value = re.search(r'Parser key "(\w+)"', message), re.search(r"G(?:iven|ot) value: (.*)", message)
         if key and value:
             wanted = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal(\[.*?\]))", message)
             kinds = " or ".join(a or b for a, b in wanted if a != "NoneType")
@@ -44,7 +44,7 @@ def make_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
     """The parser for a tool.
 
     Parameters without a default are positional, so are those that the function's attribute `positional` names; bools
-    are flags, and what takes a list takes several words. Its attribute `examples`, a list of command lines without the program's name, ends the help.
+    are flags, and what takes a list takes several words. Its attribute `aliases` gives options further names. Its attribute `examples`, a list of command lines without the program's name, ends the help.
 
     Args:
         function: Typed, with a Google docstring.
@@ -63,7 +63,10 @@ def make_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
     types = get_type_hints(function)
     for parameter in inspect.signature(function).parameters.values():
         name, default, text = parameter.name, parameter.default, helps.get(parameter.name)
-        if default is parameter.empty:
+        flags = (f"--{name}", *getattr(function, "aliases", {}).get(name, ()))
+        if default is parameter.empty and get_origin(types[name]) is list:
+            parser.add_argument(name, type=str, nargs="+", help=text)
+        elif default is parameter.empty:
             parser.add_argument(name, type=types[name], help=text)
         elif name in getattr(function, "positional", ()):
             parser.add_argument(name, type=types[name], nargs="?", help=text)
@@ -72,6 +75,6 @@ def make_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
         elif types[name] is bool:
             parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
-            parser.add_argument(f"--{name}", type=types[name], default=default, help=text)
+            parser.add_argument(*flags, type=types[name], default=default, help=text)
     parser.add_argument("--config", action="config", help="A YAML file with values for these options.")
     return parser

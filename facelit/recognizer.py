@@ -66,6 +66,8 @@ class FaceRecognizer(LightningModule):
         self.lr_interval = lr_interval
         self.channels_last = channels_last
         self.head_optimizer: torch.optim.Optimizer | None = None
+        self.calibration: dict[str, Any] = {}
+        """Thresholds by verification set, of the latest validation: `VerificationCallback` sets it, checkpoints keep it."""
         self._rng_states: dict[str, Tensor] = {}
         if init_backbone is not None:
             load_backbone(self.backbone, Path(init_backbone))
@@ -147,15 +149,23 @@ class FaceRecognizer(LightningModule):
             self.head_optimizer.step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what the command line must know before it can build the network again."""
+        """Adds what the command line must know before it can build the network again, and the thresholds."""
         rng_states = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng_states["cuda"] = torch.cuda.get_rng_state(self.device)
-        checkpoint[CHECKPOINT_KEY] = {"num_identities": self.head.num_identities, "rng_states": rng_states}
+        own: dict[str, Any] = {"num_identities": self.head.num_identities, "rng_states": rng_states}
+        if self.calibration:
+            own["calibration"] = self.calibration
+        checkpoint[CHECKPOINT_KEY] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random state for the first step of the resumed run: dropout goes on as if nothing had happened."""
-        self._rng_states = checkpoint.get(CHECKPOINT_KEY, {}).get("rng_states", {})
+        """Keeps the random state for the first step of the resumed run: dropout goes on as if nothing had happened.
+
+        The thresholds of the last validation are kept too, for checkpoints that are written before the next one.
+        """
+        own = checkpoint.get(CHECKPOINT_KEY, {})
+        self._rng_states = own.get("rng_states", {})
+        self.calibration = own.get("calibration", {})
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
         """Restores the random state, once."""

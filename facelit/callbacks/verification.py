@@ -18,10 +18,12 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from facelit.callbacks.folders import run_folder
+from facelit.checkpoints import store_calibration
 from facelit.data.batches import EvalBatch
 from facelit.data.sources import VerificationSource
 from facelit.errors import FacelitError
 from facelit.verification import VerificationResult, evaluate_pairs
+from facelit.verification.calibration import calibration_entry
 from facelit.verification.embeddings import EmbeddingTable, cosine_scores
 from facelit.verification.figures import hardest_pairs_figure, roc_figure
 
@@ -34,17 +36,25 @@ class VerificationCallback(Callback):
     The first set's accuracy is logged as `val/accuracy` too, the name that checkpoints are chosen by. Scores are cosine
     similarities of the embeddings; each distinct image is embedded once.
 
+    Checkpoints that `fit` writes afterwards carry the thresholds of the latest validation (best accuracy, FAR 1e-2, FAR 1e-3) and
+    what they were measured on: see `facelit.verification.calibration`.
+
     Args:
         hardest_pairs: How many false accepts and how many false rejects the picture shows; 0 draws none.
         flip_average: Whether the embedding of an image is the mean of its own and its mirror image's. Off by default: what
             is measured is then what one forward pass gives.
         save_scores: Whether `<set>-scores.tsv` is written too: fold, kind, score and both images of every pair.
+        calibrate: Whether `validate` and `test` write the thresholds that they find into the checkpoint file itself, for one
+            that was trained without verification, or on other sets. (`fit` always writes them.)
     """
 
-    def __init__(self, hardest_pairs: int = 8, flip_average: bool = False, save_scores: bool = False) -> None:
+    def __init__(
+        self, hardest_pairs: int = 8, flip_average: bool = False, save_scores: bool = False, calibrate: bool = False
+    ) -> None:
         self.hardest_pairs = hardest_pairs
         self.flip_average = flip_average
         self.save_scores = save_scores
+        self.calibrate = calibrate
         self.results: dict[str, VerificationResult] = {}
         self.scores: dict[str, npt.NDArray[np.float64]] = {}
         self._tables: dict[str, EmbeddingTable] = {}
@@ -86,6 +96,7 @@ class VerificationCallback(Callback):
         first = next(iter(self._tables))
         pl_module.log("val/accuracy", self.results[first].accuracy, logger=False, sync_dist=trainer.world_size > 1)
         self._tables = {}
+        self._calibrate(trainer, pl_module, sources)
         folder = run_folder(trainer)  # asked on every process: it is broadcast
         if trainer.is_global_zero:
             self._draw(trainer, folder, sources)
@@ -111,6 +122,24 @@ class VerificationCallback(Callback):
                 f"verification set {name}: {broken} embeddings are NaN or infinite: the network is broken."
             )
         return cosine_scores(embeddings, source.first, source.second)
+
+    def _calibrate(
+        self, trainer: Trainer, pl_module: LightningModule, sources: Mapping[str, VerificationSource]
+    ) -> None:
+        """Hands the thresholds to the module, which writes them into its checkpoints, or to the file that was loaded."""
+        calibration = {
+            name: calibration_entry(self.results[name], len(source), trainer.global_step, self.flip_average)
+            for name, source in sources.items()
+        }
+        if trainer.state.fn == "fit":
+            if hasattr(pl_module, "calibration"):
+                pl_module.calibration = calibration  # type: ignore[assignment]  # a dict, as FaceRecognizer's is
+        elif self.calibrate:
+            if not trainer.ckpt_path:
+                raise FacelitError("verification.calibrate writes into a checkpoint, and none is named: ckpt_path.")
+            if trainer.is_global_zero:
+                store_calibration(trainer.ckpt_path, calibration)
+                rank_zero_info(f"Wrote the thresholds of {', '.join(calibration)} into {trainer.ckpt_path}")
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, name: str, figures: Mapping[str, float]) -> None:
         distributed = trainer.world_size > 1

@@ -51,9 +51,9 @@ def is_image(filename: str) -> bool:
 
 
 def list_images(root: Path) -> Iterator[Path]:
-    """All image files below `root`, sorted, folder by folder."""
+    """All image files below `root`, sorted, folder by folder; hidden folders (`.facelit-align`) are passed over."""
     for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for file in sorted(filter(is_image, files)):
             yield Path(folder, file)
 

@@ -1,4 +1,4 @@
-"""A picture of what `facelit check` found: a row of faces for each kind of finding."""
+"""A picture of what `facelit check` or `facelit align` found: a row of faces for each kind of finding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -66,7 +66,7 @@ def contact_sheet(findings: Sequence[Finding], title: str) -> Figure:
     return figure
 
 
-def save_png(figure: Figure, file: str) -> None:
+def save_png(figure: Figure, file: str | IO[bytes]) -> None:
     """Writes a picture; letters that the font lacks are boxes, without a warning for each."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")

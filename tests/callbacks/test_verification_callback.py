@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tiny_run import make_run
+
+from facelit import FacelitError
+from facelit.checkpoints import store_calibration
 from facelit.cli import main
 from facelit.data import PairsFolder
 from facelit.verification import evaluate_pairs
@@ -125,3 +131,130 @@ def test_absent_images_are_counted(finished: Any, tmp_path: Path) -> None:
     figures = last_figures(log)
     assert figures["tiny/missing_pairs"] == 1
     assert "also/missing_pairs" not in figures
+
+
+def calibration_of(path: Path) -> Any:
+    return torch.load(path, weights_only=True)["facelit"].get("calibration")
+
+
+def expected_calibration(run: Any, name: str, step: int, flip: bool = False) -> dict[str, Any]:
+    """From scores computed by hand with the weights of `last.ckpt`."""
+    scores, result = by_hand(run, name, flip)
+    pairs = PairsFolder(run.folder / "crops", run.folder / SETS[name])
+    accuracies = {
+        threshold: float(((np.array(scores) >= threshold) == pairs.is_same).mean()) for threshold in sorted(scores)
+    }
+    best = max(threshold for threshold, value in accuracies.items() if value == max(accuracies.values()))
+    genuine, impostor = np.array(scores)[pairs.is_same], np.array(scores)[~pairs.is_same]
+    point = {"threshold": best, "far": float((impostor >= best).mean()), "tar": float((genuine >= best).mean())}
+    return {
+        "pairs": len(scores),
+        "images": len(pairs.names),
+        "accuracy": result.accuracy,
+        "accuracy_se": result.accuracy_se,
+        "auc": result.auc,
+        "eer": result.eer,
+        "step": step,
+        "flip_average": flip,
+        "thresholds": {"best_accuracy": point},
+    }
+
+
+def assert_calibration(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert list(found["thresholds"]) == list(expected["thresholds"])
+    point = found["thresholds"]["best_accuracy"]
+    assert point == pytest.approx(expected["thresholds"]["best_accuracy"], abs=1e-5)
+    without = {key: value for key, value in found.items() if key != "thresholds"}
+    assert without == pytest.approx({key: expected[key] for key in without}, abs=1e-5)
+
+
+def test_checkpoints_carry_the_thresholds(finished: Any) -> None:
+    """Of both sets, in their order, measured on these very weights; the best checkpoint has those of its own step."""
+    found = calibration_of(finished.checkpoints / "last.ckpt")
+    assert list(found) == list(SETS)
+    for name in SETS:
+        assert_calibration(found[name], expected_calibration(finished, name, step=12))
+    (best,) = finished.checkpoints.glob("epoch*.ckpt")
+    state = torch.load(best, weights_only=True)
+    assert {entry["step"] for entry in calibration_of(best).values()} == {state["global_step"]}
+
+
+def test_weights_only_checkpoints_carry_them_too(tmp_path: Path) -> None:
+    """Lightning asks no callback when it writes these."""
+    options = ["--checkpoint.save_weights_only", "true", "--trainer.max_epochs", "1"]
+    main(["fit", "--config", str(make_run(tmp_path)), *options, "--verification.hardest_pairs", "0"])
+    (best,) = tmp_path.glob("**/epoch*.ckpt")
+    assert "optimizer_states" not in torch.load(best, weights_only=True)
+    assert calibration_of(best)["tiny"]["step"] == 6
+
+
+def test_a_resumed_run_keeps_the_last_validations_thresholds(tmp_path: Path) -> None:
+    """Written mid-epoch before the next validation: still those of the last one, with its step; then the new ones."""
+    config = ["--config", str(make_run(tmp_path)), "--verification.hardest_pairs", "0"]
+    main(["fit", *config, "--trainer.max_steps", "8"])
+    (last,) = tmp_path.glob("**/last.ckpt")
+    first = calibration_of(last)
+    assert torch.load(last, weights_only=True)["global_step"] == 8
+    assert first["tiny"]["step"] == 6
+    main(["fit", *config, "--trainer.max_steps", "10", "--ckpt_path", "last"])
+    newest = max(tmp_path.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert torch.load(newest, weights_only=True)["global_step"] == 10
+    assert calibration_of(newest) == first
+    main(["fit", *config, "--trainer.max_steps", "12", "--ckpt_path", "last"])
+    newest = max(tmp_path.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert calibration_of(newest)["tiny"]["step"] == 12
+
+
+def test_validate_leaves_the_file_alone_unless_asked(finished: Any, tmp_path: Path) -> None:
+    """`calibrate` adds the thresholds and changes nothing else; another set's stay where they fit the weights."""
+    path = tmp_path / "bare.ckpt"
+    bare = torch.load(finished.checkpoints / "last.ckpt", weights_only=True)
+    stale = {**bare["facelit"].pop("calibration")["also"], "step": 3}
+    bare["facelit"]["calibration"] = {"old": stale, "kept": {**stale, "step": 12}}
+    torch.save(bare, path)
+    before = path.read_bytes()
+    options = ["--config", finished.config, "--ckpt_path", str(path), "--trainer.logger.save_dir", str(tmp_path)]
+    options += ["--verification.hardest_pairs", "0", "--verification.flip_average", "true"]
+    main(["validate", *options])
+    assert path.read_bytes() == before
+    main(["validate", *options, "--verification.calibrate", "true"])
+    after = torch.load(path, weights_only=True)
+    found = after["facelit"].pop("calibration")
+    assert list(found) == ["tiny", "also", "kept"]
+    assert_calibration(found["tiny"], expected_calibration(finished, "tiny", step=12, flip=True))
+    del bare["facelit"]["calibration"]
+    assert_equal(after, bare)
+    assert [file.name for file in tmp_path.iterdir() if "ckpt" in file.name] == ["bare.ckpt"]
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    """Values and tensors, however deep."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_equal(found[key], expected[key])
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
+
+
+def test_calibrate_leaves_the_old_file_where_the_disk_is_full(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "whole.ckpt"
+    path.write_bytes((finished.checkpoints / "last.ckpt").read_bytes())
+
+    def full(checkpoint: Any, file: Path) -> None:
+        Path(file).write_bytes(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr("facelit.checkpoints.torch.save", full)
+    with pytest.raises(FacelitError, match=r"whole\.ckpt: cannot write the thresholds"):
+        store_calibration(path, {})
+    assert path.read_bytes() == (finished.checkpoints / "last.ckpt").read_bytes()
+    assert list(tmp_path.iterdir()) == [path]

@@ -15,7 +15,7 @@ from facelit.data.identity_folder import IdentityFolder
 from facelit.data.pairs import PairsFolder, read_pairs
 from facelit.data.people import read_people
 from facelit.errors import FacelitError
-from facelit.storage.images import read_crop
+from facelit.storage.images import list_images, read_crop
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +172,11 @@ def test_a_pickled_folder_is_the_same(tmp_path: Path, limits: dict[str, int]) ->
     np.testing.assert_array_equal(again.labels, folder.labels)
     assert [again.name(index) for index in range(len(again))] == [folder.name(index) for index in range(len(folder))]
     assert limits or len(data) < 500
+
+
+def test_images_below_hidden_folders_are_not_listed(tmp_path: Path) -> None:
+    """`facelit align` keeps its contact sheet in one."""
+    crops = write_crops(tmp_path / "crops", num_identities=1, images_each=2)
+    (crops / ".facelit-align").mkdir()
+    Image.new("RGB", (10, 10)).save(crops / ".facelit-align" / "sheet.png")
+    assert [path.name for path in list_images(crops)] == ["person_00_0001.png", "person_00_0002.png"]

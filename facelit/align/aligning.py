@@ -1,0 +1,106 @@
+"""From a photo to the crops of its faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from facelit.align.detectors import BatchDetector, Detector, Faces
+from facelit.align.photos import Photo, read_photo, shrink
+from facelit.align.template import estimate_similarity, warp
+from facelit.storage.images import Crop
+
+Which = Literal["largest", "central", "all"]
+"""Which of a photo's faces is meant: the one whose box has the largest area; the one whose box's centre is nearest to the photo's
+centre; or all of them, the largest first."""
+
+MAX_SIDE = 1024
+"""Photos with a longer side are shrunk to it before faces are looked for, unless told otherwise."""
+
+
+class AlignedFace(NamedTuple):
+    """A face and its crop.
+
+    Attributes:
+        crop: uint8 RGB, shape (112, 112, 3).
+        box: x1, y1, x2, y2 in the photo's pixels, float32 (4,).
+        score: How sure the detector is, from 0 to 1.
+        landmarks: In the photo's pixels, float32 (5, 2); see `Faces`.
+    """
+
+    crop: Crop
+    box: npt.NDArray[np.float32]
+    score: float
+    landmarks: npt.NDArray[np.float32]
+
+
+def align_photo(
+    photo: Path | str | Photo, detector: Detector, which: Which = "largest", max_side: int = MAX_SIDE
+) -> list[AlignedFace]:
+    """Finds the faces of a photo and warps them onto the template.
+
+    Args:
+        photo: A file (see `read_photo`), or its pixels, uint8 RGB, shape (height, width, 3).
+        detector: See `open_detector`.
+        which: Which face is meant where there are several.
+        max_side: The detector sees the photo shrunk to this longer side, in pixels; 0: as it is. Crops are always made
+            from the original pixels.
+
+    Returns:
+        One face; all, the largest first, for "all"; none where there is no face.
+
+    Raises:
+        BadImageError: The file cannot be read.
+    """
+    pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo)
+    faces = find_faces([pixels], detector, max_side)[0]
+    chosen = choose_faces(faces, which, (pixels.shape[1], pixels.shape[0]))
+    return [align_face(pixels, faces, int(number)) for number in chosen]
+
+
+def find_faces(photos: list[Photo], detector: Detector, max_side: int = MAX_SIDE) -> list[Faces]:
+    """The faces of each photo, in its own pixels, whatever size the detector saw it in."""
+    seen = [shrink(photo, max_side) for photo in photos]
+    found = detector.detect_many(seen) if isinstance(detector, BatchDetector) else [detector.detect(s) for s in seen]
+    return [_enlarged(faces, small, photo) for faces, small, photo in zip(found, seen, photos, strict=True)]
+
+
+def choose_faces(faces: Faces, which: Which, size: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """Rows of the faces that are meant.
+
+    Args:
+        faces: Of one photo.
+        which: See `Which`; the surer one wins a tie.
+        size: The photo's width and height in pixels.
+
+    Returns:
+        int64, shape (k,): k is 1 (0 without faces), or all for "all".
+    """
+    boxes = faces.boxes.astype(np.float64)
+    if which == "central":
+        apart = (boxes[:, :2] + boxes[:, 2:]) / 2 - np.array(size) / 2
+        worst_last = np.lexsort((-faces.scores, (apart**2).sum(axis=1)))
+    else:
+        worst_last = np.lexsort((-faces.scores, -(boxes[:, 2:] - boxes[:, :2]).prod(axis=1)))
+    return worst_last if which == "all" else worst_last[:1]
+
+
+def align_face(photo: Photo, faces: Faces, number: int) -> AlignedFace:
+    """The crop of one of a photo's faces."""
+    landmarks = faces.landmarks[number]
+    crop = warp(photo, estimate_similarity(landmarks))
+    return AlignedFace(crop, faces.boxes[number], float(faces.scores[number]), landmarks)
+
+
+def _enlarged(faces: Faces, seen: Photo, photo: Photo) -> Faces:
+    """Faces of a shrunk photo, in the photo's own pixels."""
+    if seen.shape == photo.shape:
+        return faces
+    zoom = np.array(photo.shape[1::-1]) / np.array(seen.shape[1::-1])
+    # Edges of pixels scale; centres lie half a pixel further in either.
+    landmarks = (faces.landmarks + 0.5) * zoom - 0.5
+    boxes = faces.boxes * np.tile(zoom, 2)
+    return Faces(boxes.astype(np.float32), faces.scores, landmarks.astype(np.float32))

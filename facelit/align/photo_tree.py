@@ -1,0 +1,83 @@
+"""The photos of a folder, and what their crops are called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, NoReturn
+
+from facelit.errors import FacelitError
+from facelit.storage.images import is_image
+
+
+class PhotoTree(NamedTuple):
+    """The photos below a folder.
+
+    Attributes:
+        root: The folder.
+        stems: For each photo, by its path relative to `root`, in sorted order: the path of its crop relative to the folder of
+            crops, without a suffix.
+    """
+
+    root: Path
+    stems: dict[str, str]
+
+
+def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
+    """Lists the photos below a folder; hidden files and folders are none.
+
+    A crop keeps its photo's name. Where two photos of a folder differ in their suffix only, theirs stay part of the names:
+    a.jpg and a.png give a.jpg.jpg and a.png.jpg.
+
+    Args:
+        root: The folder.
+        several_crops: Whether a photo may have crops called `..._face2` and so on.
+
+    Raises:
+        FacelitError: The folder, or one below it, cannot be read; it has no photos; or two crops would have the same name.
+    """
+    photos = list(_photos(root))
+    if not photos:
+        raise FacelitError(f"{root}: no photos here. Photos end in .jpg, .jpeg, .png or .webp.")
+    count = Counter(os.path.splitext(photo)[0] for photo in photos)
+    stems = {}
+    for photo in photos:
+        stem = os.path.splitext(photo)[0]
+        stems[photo] = photo if count[stem] > 1 else stem
+    _check_unique(root, stems, several_crops)
+    return PhotoTree(root, stems)
+
+
+def _photos(root: Path) -> Iterator[str]:
+    if not root.is_dir():
+        raise FacelitError(f"folder not found: {root}. SRC is a folder of photos, in any depth of subfolders.")
+    seen = set()
+    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above would lead round and round
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for file in sorted(filter(is_image, files)):
+            yield PurePosixPath(Path(folder, file).relative_to(root)).as_posix()
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise FacelitError(f"{error.filename}: cannot list this folder ({error.strerror or error}).")
+
+
+def _check_unique(root: Path, stems: dict[str, str], several_crops: bool) -> None:
+    taken: dict[str, str] = {}
+    for photo, stem in stems.items():
+        other = taken.setdefault(stem, photo)
+        base = re.sub(r"_face\d+$", "", stem)
+        if other == photo and several_crops and base != stem and base in taken:
+            other = taken[base]
+        if other != photo:
+            raise FacelitError(
+                f"{root / photo}: its crop could have the name of a crop of {other}. Rename one of them."
+            )

@@ -1,0 +1,197 @@
+"""Writes a trained network into a file for other programs, and lets it count only after comparing the two."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from facelit import __version__
+from facelit.align.template import TEMPLATE
+from facelit.checkpoints import read_checkpoint
+from facelit.errors import FacelitError
+from facelit.export.formats import Format, FormatName, format_of
+from facelit.export.graph import EmbeddingGraph
+from facelit.export.metadata import DType, Layout, Metadata
+from facelit.export.runner import Crops, Floats, Runner
+from facelit.inference import FaceModel
+
+TOLERANCE = 1e-4
+"""Largest difference in any component of a unit-length embedding at which an exported file counts."""
+
+_ONE_BY_ONE = 4
+"""So many of the crops also go through in batches of one."""
+
+
+class Exported(NamedTuple):
+    """A file that has passed its check.
+
+    Attributes:
+        path: The file.
+        metadata: What it says about itself.
+        num_crops: Crops that it was compared on.
+        difference: Largest absolute difference by batch size, relative to the embeddings' length.
+        opened_in: What ran the file.
+    """
+
+    path: Path
+    metadata: Metadata
+    num_crops: int
+    difference: dict[int, float]
+    opened_in: str
+
+
+def export_model(
+    model: FaceModel,
+    path: Path | str,
+    crops: Crops,
+    format: FormatName | None = None,
+    normalize: bool = True,
+    l2: bool = True,
+    dtype: DType | None = None,
+    layout: Layout = "NCHW",
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Exports a checkpoint's network. The file appears, or replaces an older one, once it has been compared.
+
+    Args:
+        model: From `facelit.load(checkpoint)`.
+        path: The file; its suffix says the format.
+        crops: What the file is compared on, uint8 RGB (N, 112, 112, 3), N at least 2: faces aligned as in training.
+        format: Instead of the suffix.
+        normalize: Whether the file takes RGB in 0..255 and turns it into [-1, 1] itself.
+        l2: Whether embeddings come out with length 1.
+        dtype: Of the input; uint8 with `normalize`, else float32, where not given.
+        layout: Of the input.
+        tolerance: Largest difference that is let through.
+
+    Returns:
+        What was written, and how far it is from the checkpoint.
+
+    Raises:
+        FacelitError: The options contradict one another, a package is missing, the network cannot be exported or the file not
+            be written, or what the file gives differs.
+    """
+    path = Path(path)
+    chosen = format_of(path, format)
+    graph = _make_graph(model, chosen, normalize, l2, dtype, layout)
+    metadata = _describe(model, graph)
+    expected = _expected(model, crops, graph.l2)
+    _check_target(path, model.checkpoint_path)
+    with _appearing_at(path) as temporary:
+        _write(chosen, graph, metadata, temporary, path)
+        difference = _compare(chosen.open_runner(temporary, graph), graph, crops, expected)
+        worst = float(np.max(list(difference.values())))  # numpy's: a NaN among them is the largest
+        if not worst <= tolerance:  # a NaN is no agreement
+            raise FacelitError(
+                f"{path}: not written. In {chosen.opened_in} the embeddings of {len(crops)} crops differ from the checkpoint's"
+                f" by up to {worst:.2g}, more than {tolerance:g}."
+            )
+    return Exported(path, metadata, len(crops), difference, chosen.opened_in)
+
+
+def _make_graph(
+    model: FaceModel, chosen: Format, normalize: bool, l2: bool, dtype: DType | None, layout: Layout
+) -> EmbeddingGraph:
+    backbone = copy.deepcopy(model.backbone).cpu().to(memory_format=torch.contiguous_format)
+    if not chosen.has_graph:
+        if dtype == "uint8" or layout != "NCHW":
+            raise FacelitError(
+                f"a {chosen.suffix} file holds weights alone: the type and layout of the input are options of .onnx and .pt2."
+            )
+        return EmbeddingGraph(backbone, normalize=False, l2=False, dtype="float32")
+    if dtype == "uint8" and not normalize:
+        raise FacelitError("without normalisation inside the input is float32 in [-1, 1]: it cannot be uint8.")
+    return EmbeddingGraph(backbone, normalize, l2, dtype or ("uint8" if normalize else "float32"), layout)
+
+
+def _describe(model: FaceModel, graph: EmbeddingGraph) -> Metadata:
+    checkpoint = read_checkpoint(model.checkpoint_path)
+    configured = checkpoint.get("hyper_parameters", {}).get("backbone") or {}
+    backbone = type(model.backbone)
+    return Metadata(
+        facelit=__version__,
+        checkpoint=model.checkpoint_path.name,
+        step=int(checkpoint.get("global_step", 0)),
+        class_path=configured.get("class_path", f"{backbone.__module__}.{backbone.__qualname__}"),
+        init_args=dict(configured.get("init_args") or {}) if configured else None,
+        embedding_dim=model.embedding_dim,
+        dtype=graph.dtype,
+        layout=graph.layout,
+        range=(0.0, 255.0) if graph.normalize else (-1.0, 1.0),
+        normalize_inside=graph.normalize,
+        l2_inside=graph.l2,
+        template=tuple((float(x), float(y)) for x, y in TEMPLATE),
+        calibration=model.calibration,
+    )
+
+
+def _expected(model: FaceModel, crops: Crops, l2: bool) -> Floats:
+    """What the checkpoint gives: unit embeddings, with their own lengths again where the file does not take them away."""
+    if len(crops) < 2:
+        raise FacelitError("an export is compared on 2 crops or more, in batches of one and of all.")
+    directions = model.embed(crops)
+    if l2:
+        return directions
+    device = next(model.backbone.parameters()).device
+    with torch.inference_mode():
+        images = torch.from_numpy(crops).permute(0, 3, 1, 2).float().sub(127.5).div(127.5).to(device)
+        lengths = model.backbone(images).norm(dim=1, keepdim=True).cpu().numpy()
+    scaled: Floats = directions * lengths
+    return scaled
+
+
+def _compare(run: Runner, graph: EmbeddingGraph, crops: Crops, expected: Floats) -> dict[int, float]:
+    """Largest absolute difference of a component, for batches of one and for all crops in one batch.
+
+    It is relative to the embedding's length, so that it means the same with and without L2 normalisation inside.
+    """
+    images = graph.prepare(torch.from_numpy(crops))
+    few = min(_ONE_BY_ONE, len(crops))
+    found = {
+        1: np.concatenate([run(images[place : place + 1]) for place in range(few)]),
+        len(crops): run(images),
+    }
+    lengths = np.linalg.norm(expected, axis=1, keepdims=True)
+    return {
+        size: float((np.abs(rows - expected[: len(rows)]) / lengths[: len(rows)]).max()) for size, rows in found.items()
+    }
+
+
+def _check_target(path: Path, checkpoint: Path) -> None:
+    """Before the minute that an export takes, not after."""
+    if path.is_dir():
+        raise FacelitError(f"{path} is a folder: name a file.")
+    if not path.parent.is_dir():
+        raise FacelitError(f"{path.parent}: there is no such folder. Make it first.")
+    if path.exists() and path.samefile(checkpoint):
+        raise FacelitError(f"{path} is the checkpoint itself: name another file.")
+
+
+@contextmanager
+def _appearing_at(path: Path) -> Iterator[Path]:
+    """A file beside `path` that is moved there if all goes well, and removed if not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FacelitError(f"{path}: cannot write this file ({error.strerror or error}).") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(chosen: Format, graph: EmbeddingGraph, metadata: Metadata, temporary: Path, path: Path) -> None:
+    try:
+        chosen.write(graph, metadata, temporary)
+    except (FacelitError, OSError):
+        raise
+    except Exception as error:  # torch, onnx and safetensors have a dozen of their own, for graphs and for full disks
+        reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
+        raise FacelitError(f"{path}: {type(graph.backbone).__name__} cannot be exported so ({reason}).") from error

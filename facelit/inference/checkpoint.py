@@ -1,0 +1,73 @@
+"""The network of a checkpoint, without the training around it: no Lightning, no download, no strange code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from facelit.checkpoints import check_fits
+from facelit.errors import FacelitError
+
+_PREFIX = "backbone."
+_WAY_OUT = "Build it yourself and hand it over: facelit.load(checkpoint, backbone=MyBackbone(...))"
+
+
+def restore_backbone(checkpoint: Mapping[str, Any], path: str, backbone: nn.Module | None = None) -> nn.Module:
+    """The backbone with its trained weights.
+
+    Args:
+        checkpoint: What `facelit.checkpoints.read_checkpoint` gives.
+        path: Where it was read from, for messages.
+        backbone: The network to fill; built from the checkpoint's own configuration where not given.
+
+    Returns:
+        In eval mode, float32, on the CPU.
+
+    Raises:
+        FacelitError: The checkpoint does not say how to build it, names a class that is not facelit's, or does not fit.
+    """
+    state = checkpoint["state_dict"]
+    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    if not weights:
+        raise FacelitError(f"{path}: there is no backbone in this checkpoint: it is not one of facelit's.")
+    if backbone is None:
+        backbone = _build(checkpoint.get("hyper_parameters", {}).get("backbone"), path)
+    backbone = backbone.float().cpu()
+    check_fits(backbone.state_dict(), weights, path, "its backbone")
+    backbone.load_state_dict(weights)
+    return backbone.eval()
+
+
+def _build(configured: Any, path: str) -> nn.Module:
+    """As the checkpoint's hyperparameters say; its weights come from the checkpoint, never from the network."""
+    if not isinstance(configured, Mapping) or not isinstance(configured.get("class_path"), str):
+        raise FacelitError(
+            f"{path}: the checkpoint does not say how its backbone is built (it was not made from the command line). {_WAY_OUT}"
+        )
+    backbone_class = _find_class(configured["class_path"], path)
+    arguments = dict(configured.get("init_args") or {})
+    if "weights" in arguments:
+        arguments["weights"] = None
+    try:
+        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: a script's random state stays
+            return backbone_class(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FacelitError(f"{path}: its backbone {configured['class_path']} cannot be built ({error}).") from None
+
+
+def _find_class(class_path: str, path: str) -> type[nn.Module]:
+    """A stranger's checkpoint must not make this program import or call whatever it names."""
+    module, _, name = class_path.rpartition(".")
+    found: Any = None
+    if module.startswith("facelit."):
+        try:
+            found = getattr(import_module(module), name, None)
+        except ImportError:
+            found = None
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("facelit.")):
+        raise FacelitError(f"{path}: its backbone is of class {class_path}, which is not facelit's. {_WAY_OUT}")
+    return found

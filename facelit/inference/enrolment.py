@@ -1,0 +1,123 @@
+"""Photos of people to a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from facelit.errors import FacelitError
+from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
+from facelit.inference.photos import Crops, Photo
+from facelit.progress import progress_bar
+from facelit.storage.images import BadImageError, Crop, list_images
+
+People = Mapping[str, Sequence[Photo]]
+"""Photos by the name of the person."""
+
+OnBadPhoto = Literal["error", "skip"]
+_BATCH, _SHOWN, _WORTH_A_BAR = 64, 3, 100
+
+
+def list_people(root: Path) -> dict[str, list[Path]]:
+    """The photos of each person in a folder, people and photos sorted by name.
+
+    A person is a folder below the root, with all images in it however deep; or an image right below the root.
+
+    Raises:
+        FacelitError: The folder is absent, or holds no image.
+    """
+    if not root.is_dir():
+        raise FacelitError(f"gallery not found: {root}. It is a folder root/<person>/<photo>, or a saved one (.npz).")
+    people: dict[str, list[Path]] = {}
+    for path in list_images(root):
+        inside = path.relative_to(root)
+        people.setdefault(inside.parts[0] if len(inside.parts) > 1 else inside.stem, []).append(path)
+    if not people:
+        raise FacelitError(
+            f"{root}: no photos here. The layout is root/<person>/<photo> with .jpg, .png or .webp photos."
+        )
+    return dict(sorted(people.items()))
+
+
+def enrol(
+    people: Path | People,
+    find: Callable[[Photo], Crop],
+    embed: Callable[[Crops], Embeddings],
+    template: Template,
+    on_bad_photo: OnBadPhoto,
+    keep_examples: bool,
+    fingerprint: str,
+    flip_average: bool,
+) -> Gallery:
+    """Makes a gallery; see `FaceModel.enrol`.
+
+    Args:
+        people: A folder, or photos by name.
+        find: The crop of a photo.
+        embed: Crops (N, 112, 112, 3) to L2-normalised embeddings (N, D).
+        template: Of a person with several photos.
+        on_bad_photo: What to do with photos that cannot be used.
+        keep_examples: Whether one crop of each person is kept.
+        fingerprint: Of the network.
+        flip_average: Whether `embed` averages with mirror images.
+    """
+    listed = list_people(people) if isinstance(people, Path) else people
+    photos = [(name, photo) for name, ones in listed.items() for photo in ones]
+    names = list(listed)
+    number = {name: position for position, name in enumerate(names)}
+    owners: list[int] = []
+    rows: list[Embeddings] = []
+    faces: dict[int, list[Crop]] = {}
+    skipped: list[BadImageError] = []
+    with progress_bar("Enrolling", len(photos), _WORTH_A_BAR) as show:
+        for start in range(0, len(photos), _BATCH):
+            crops = []
+            for name, photo in photos[start : start + _BATCH]:
+                try:
+                    crops.append(find(photo))
+                except BadImageError as error:
+                    skipped.append(error)
+                    continue
+                owners.append(number[name])
+                if keep_examples:
+                    faces.setdefault(number[name], []).append(crops[-1])
+            if crops:
+                rows.append(embed(np.stack(crops)))
+            show(start + _BATCH)
+    _check(skipped, len(photos), on_bad_photo)
+    embeddings, owner_of = np.concatenate(rows), np.array(owners, np.int64)
+    present = np.unique(owner_of)
+    templates = mean_templates(embeddings, owner_of)
+    examples = _examples(embeddings, owner_of, templates, faces) if keep_examples else None
+    enrolled = [names[position] for position in present]
+    renumbered = np.searchsorted(present, owner_of)
+    if template == "mean":
+        embeddings, renumbered = templates, np.arange(len(enrolled))
+    return Gallery(
+        enrolled, embeddings, renumbered, fingerprint, flip_average, template, examples, [str(one) for one in skipped]
+    )
+
+
+def _check(skipped: list[BadImageError], count: int, on_bad_photo: OnBadPhoto) -> None:
+    if count == 0 or len(skipped) == count:
+        first = f", for example {skipped[0].place}: {skipped[0].reason}" if skipped else ""
+        raise FacelitError(f"nobody can be enrolled: none of {count:,} photos of the gallery can be used{first}.")
+    if skipped and on_bad_photo == "error":
+        some = "; ".join(f"{one.place}: {one.reason}" for one in skipped[:_SHOWN])
+        more = "; ..." if len(skipped) > _SHOWN else ""
+        raise FacelitError(
+            f"{len(skipped):,} of {count:,} photos of the gallery cannot be used ({some}{more}). Mend or remove them, or go on"
+            " without them: on_bad_photo skip."
+        )
+
+
+def _examples(embeddings: Embeddings, owners: np.ndarray, templates: Embeddings, faces: dict[int, list[Crop]]) -> Crops:
+    """Of each person the crop that is nearest to the mean."""
+    chosen = []
+    for template, owner in zip(templates, np.unique(owners), strict=True):
+        own = embeddings[owners == owner]
+        chosen.append(faces[int(owner)][int(np.argmax(own @ template))])
+    return np.stack(chosen)

@@ -1,0 +1,75 @@
+"""FAISS, for galleries that exact search is too slow for: a scan of short codes, whose best rows are then compared exactly."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from facelit.errors import FacelitError
+
+WORTH_AN_INDEX = 10_000
+"""Rows below which exact search is used all the same."""
+
+Embeddings = npt.NDArray[np.float32]
+
+_TRAINED_ON, _TRIED, _ROWS_OF_A_TRIAL = 20_000, 32, 256
+_DEVIATIONS = 4
+"""Rows that a code's error of so many standard deviations could bring among the best are compared too."""
+
+
+class CodeIndex(NamedTuple):
+    """An index, and how far its scores may be off, as a cosine similarity."""
+
+    index: Any
+    slack: float
+
+    def search(self, queries: Embeddings, count: int) -> tuple[Embeddings, npt.NDArray[np.int64]]:
+        """The rows with the best approximate scores.
+
+        Args:
+            queries: float32 (Q, D).
+            count: How many, at most the number of rows.
+
+        Returns:
+            Scores, falling, float32, and numbers of rows, int64; both (Q, count).
+        """
+        scores, rows = self.index.search(np.ascontiguousarray(queries), count)
+        return scores, rows
+
+
+def build_index(embeddings: Embeddings) -> CodeIndex:
+    """Product quantisation, two numbers to four bits, scanned in registers (FAISS's `PQ256x4fs` for 512 numbers).
+
+    An inverted file is faster still and misses people: embeddings of different people have no clusters to speak of. With 1,000,000
+    people in random directions, 1,000 cells and 32 of them searched, it found 59 % of the photos' owners at a cosine of 0.6.
+
+    André, Kermarrec, Le Scouarnec: Quicker ADC, IEEE TPAMI 2021.
+
+    Args:
+        embeddings: float32 (T, D), L2-normalised.
+
+    Raises:
+        FacelitError: FAISS is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise FacelitError('FAISS is not installed: pip install "facelit[faiss]", or search without it.') from None
+    count, length = embeddings.shape
+    codes = length // 2 if length % 2 == 0 else length
+    index = faiss.index_factory(length, f"PQ{codes}x4fs", faiss.METRIC_INNER_PRODUCT)
+    rng = np.random.default_rng(0)
+    index.train(embeddings[np.sort(rng.permutation(count)[:_TRAINED_ON])])
+    index.add(embeddings)
+    return CodeIndex(index, _DEVIATIONS * _error(index, embeddings, rng))
+
+
+def _error(index: Any, embeddings: Embeddings, rng: np.random.Generator) -> float:
+    """Root mean square of approximate minus exact score, over the best rows of queries that are like no row."""
+    queries = rng.standard_normal((_TRIED, embeddings.shape[1])).astype(np.float32)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    scores, rows = index.search(queries, min(_ROWS_OF_A_TRIAL, len(embeddings)))
+    exact = np.einsum("qrd,qd->qr", embeddings[rows], queries)
+    return float(np.sqrt(np.mean((scores - exact) ** 2)))

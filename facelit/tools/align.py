@@ -1,0 +1,164 @@
+"""`facelit align`: a folder of photos to a folder of aligned 112x112 crops."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from facelit.align import journal
+from facelit.align.aligning import MAX_SIDE
+from facelit.align.detectors import MIN_FACE, Detector, open_detector
+from facelit.align.folder import Options, Result, align_folder, detector_opener
+from facelit.align.landmark_file import Landmarks, read_landmarks
+from facelit.align.photo_tree import PhotoTree, list_photos
+from facelit.errors import FacelitError
+from facelit.processes import default_jobs
+from facelit.tools.align_report import SHEET, print_table, sort_outcomes, write_lists, write_sheet
+
+_BATCH_ON_A_GPU = 32
+
+
+def align(
+    src: str,
+    dst: str,
+    which: Literal["largest", "central", "all"] = "largest",
+    landmarks: str | None = None,
+    detector: Literal["mtcnn"] = "mtcnn",
+    min_face: int = MIN_FACE,
+    max_side: int = MAX_SIDE,
+    format: Literal["jpg", "png"] = "jpg",
+    quality: int = 95,
+    device: Literal["cpu", "cuda"] = "cpu",
+    jobs: int | None = None,
+) -> int:
+    """Finds the faces in photos, and warps each onto the standard 112x112 template by its five landmarks.
+
+    Reads .jpg, .png and .webp photos in any tree of folders and writes crops under the same names. A run that was stopped, even
+    killed, goes on when the same command is given again; photos that are new or have changed since are done, the others kept.
+    Prints a table, and writes lists of photos (aligned, several faces, no face, unreadable) and a contact sheet into
+    DST/.facelit-align. Exit status 1 means that some photos gave no crop.
+
+    Args:
+        src: The folder of photos; for training src/<identity>/<photo>.
+        dst: The folder for the crops; new, empty, or one that this command began.
+        which: The face of the largest box, the one nearest to the photo's centre, or all: further ones get _face2, _face3 and so on
+            behind their name, by size.
+        landmarks: A TSV or CSV file of landmarks that are known already, instead of a detector: a photo's path relative to src and ten
+            numbers, x and y of left eye, right eye, nose, left and right mouth corner.
+        detector: What finds the faces; needs `pip install "facelit[align]"`.
+        min_face: Side of the smallest face that is looked for, in pixels of the photo after max_side; twice the size is up to
+            four times faster.
+        max_side: Faces are looked for in the photo shrunk to this longer side, in pixels; 0 searches it as it is. Crops are made from
+            the original in any case.
+        format: Of the crops.
+        quality: Of jpg crops, 1 to 100.
+        device: Where the detector runs; cuda needs onnxruntime-gpu.
+        jobs: Number of processes; one per core (1 on a GPU) where not given.
+
+    Returns:
+        0, or 1 where a photo gave no crop.
+
+    Raises:
+        FacelitError: A path or an option is wrong, or dst cannot be written.
+    """
+    _check_options(Path(src), Path(dst), min_face, max_side, quality, jobs)
+    known = None if landmarks is None else read_landmarks(landmarks)
+    opener = None if known is not None else detector_opener(detector, min_face, device)
+    if opener is not None:
+        open_detector(detector, min_face, device)  # what is wrong with it is said before anything is written
+    tree = list_photos(Path(src), several_crops=which == "all")
+    if known is not None:
+        _check_landmarks(landmarks, known, tree)
+    used = {"detector": detector, "min_face": min_face, "max_side": max_side} if known is None else {}
+    journal.begin(
+        Path(dst),
+        {
+            "src": str(Path(src).resolve()),
+            "landmarks": landmarks and hashlib.blake2b(Path(landmarks).read_bytes(), digest_size=8).hexdigest(),
+            "which": which,
+            **used,
+            "format": format,
+            "quality": quality if format == "jpg" else None,
+        },
+    )
+    options = Options(which, max_side, format, quality, _BATCH_ON_A_GPU if device == "cuda" else 1)
+    jobs = jobs or (1 if device == "cuda" else default_jobs())
+    return _run(tree, Path(dst), options, opener, known, jobs)
+
+
+align.examples = [  # type: ignore[attr-defined]  # read by facelit.cli_tools
+    "photos crops",
+    "datasets/vggface2/raw datasets/vggface2/train --min_face 60 --jobs 16",
+    "datasets/lfw/raw datasets/lfw/aligned --which central --format png",
+    "datasets/lfw/raw datasets/lfw/aligned --landmarks landmarks.tsv",
+]
+
+
+def _check_options(src: Path, dst: Path, min_face: int, max_side: int, quality: int, jobs: int | None) -> None:
+    for option, value, least, most in (
+        ("min_face", min_face, 12, None),
+        ("quality", quality, 1, 100),
+        ("jobs", jobs if jobs is not None else 1, 1, None),
+    ):
+        if value < least or (most is not None and value > most):
+            allowed = f"{least} to {most}" if most else f"at least {least}"
+            raise FacelitError(f"option {option}: {allowed}, not {value}.")
+    if max_side != 0 and max_side < min_face:
+        raise FacelitError(f"option max_side: 0, or at least min_face ({min_face}), not {max_side}.")
+    inner, outer = dst.resolve(), src.resolve()
+    if inner == outer or outer in inner.parents or inner in outer.parents:
+        raise FacelitError(f"{dst}: SRC and DST must not lie in each other. Name another folder for the crops.")
+
+
+def _check_landmarks(path: str | None, known: dict[str, Landmarks], tree: PhotoTree) -> None:
+    strange = [name for name in known if name not in tree.stems]
+    if len(strange) == len(known):
+        raise FacelitError(
+            f"{path} (option landmarks): none of its photos ({strange[0]}, ...) is in {tree.root}. Paths must be relative to SRC."
+        )
+    if strange:
+        print(f"{path}: {len(strange):,} of its {len(known):,} photos are not in {tree.root} ({strange[0]}, ...).")
+
+
+def _run(
+    tree: PhotoTree,
+    target: Path,
+    options: Options,
+    opener: Callable[[], Detector] | None,
+    landmarks: dict[str, Landmarks] | None,
+    jobs: int,
+) -> int:
+    """Aligns and reports; Ctrl-C ends it with a line."""
+    try:
+        with journal.locked(target):
+            result = align_folder(tree, target, options, opener, landmarks, jobs)
+            _report(tree, target, result)
+    except KeyboardInterrupt:
+        print("\nStopped. What is done is kept: the same command goes on from there.")
+        return 130
+    lists = sort_outcomes(result.outcomes)
+    return int(bool(lists["no-face"] or lists["unreadable"]))
+
+
+def _report(tree: PhotoTree, target: Path, result: Result) -> None:
+    console = Console()
+    kept = len(result.outcomes) - result.num_new
+    crops = sum(len(outcome.crops) for outcome in result.outcomes)
+    earlier = f"; {kept:,} done in earlier runs" if kept else ""
+    title = f"{tree.root}: {len(result.outcomes):,} photos, {crops:,} crops in {target}{earlier}."
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    print_table(console, result.outcomes)
+    if result.gone:
+        left = sum(len(outcome.crops) for outcome in result.gone)
+        print(
+            f"{left:,} crop(s) are of photos that are gone from {tree.root} ({result.gone[0].photo}, ...); they were left."
+        )
+    write_lists(target, result.outcomes)
+    folder = target / journal.FOLDER
+    write_sheet(tree.root, target, result.outcomes, f"facelit align {tree.root}: {len(result.outcomes):,} photos")
+    print(f"Lists: {os.path.join(folder, 'align-*.txt')}\nPictures: {folder / SHEET}")

@@ -1,0 +1,159 @@
+"""What an alignment found: a table, lists of photos, and a picture of examples."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from facelit.align.journal import FOLDER, Outcome, replace_bytes
+from facelit.align.photos import read_photo, shrink
+from facelit.errors import FacelitError
+from facelit.storage.base import CropStore
+from facelit.storage.images import read_file
+from facelit.tools.findings import Finding, Item, Picture
+
+SHEET = "align-contact-sheet.png"
+"""The picture's name, in the hidden folder of the crops."""
+
+_THUMBNAIL = 224
+_EXAMPLES = 3
+_KINDS: tuple[tuple[str, str, str, Callable[[Outcome], bool]], ...] = (
+    ("aligned", "Aligned", "The photo, and its crop.", lambda o: bool(o.crops)),
+    (
+        "several-faces",
+        "Several faces",
+        "Is the crop of the right one? See option which.",
+        lambda o: o.faces > 1,
+    ),
+    (
+        "no-face",
+        "No face",
+        "No crop. See options min_face and max_side, or give landmarks.",
+        lambda o: not o.crops and not o.reason,
+    ),
+    ("unreadable", "Unreadable", "Broken, no image, or absurdly large.", lambda o: bool(o.reason)),
+)
+"""Name of the list, title, what it means, and which photos it has. Photos with several faces are aligned, too."""
+
+
+def sort_outcomes(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """The photos of each list, by its name: aligned, several-faces, no-face, unreadable."""
+    return {name: [outcome for outcome in outcomes if holds(outcome)] for name, _, _, holds in _KINDS}
+
+
+def print_table(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Prints how many photos each list has, with the first names."""
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    table.add_column("Photos", justify="right")
+    table.add_column("For example", overflow="fold")
+    for (name, title, _, _), found in zip(_KINDS, sort_outcomes(outcomes).values(), strict=True):
+        examples = (
+            [] if name == "aligned" else [_line(name, outcome).replace("\t", ": ") for outcome in found[:_EXAMPLES]]
+        )
+        more = [f"and {len(found) - _EXAMPLES:,} more"] if examples and len(found) > _EXAMPLES else []
+        style = "" if found else "dim"
+        table.add_row(title, f"{len(found):,}", Text(_printable("\n".join(examples + more))), style=style)
+    console.print(table)
+
+
+def write_lists(target: Path, outcomes: Sequence[Outcome]) -> None:
+    """Writes `align-<list>.txt` for each list: a photo a line.
+
+    Its path relative to SRC is followed by a tab and its crops, the number of its faces, or why it cannot be read.
+
+    Raises:
+        FacelitError: A file cannot be written.
+    """
+    for name, found in sort_outcomes(outcomes).items():
+        text = "".join(f"{_line(name, outcome)}\n" for outcome in found)
+        _replace(target, f"align-{name}.txt", text.encode("utf-8", "surrogateescape"))
+
+
+def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: str) -> None:
+    """Writes a picture with up to eight images of each list: photos, and beside each its crop.
+
+    Raises:
+        FacelitError: It cannot be written.
+    """
+    from facelit.tools.contact_sheet import contact_sheet, save_png  # matplotlib: not for --help
+
+    lists = sort_outcomes(outcomes)
+    findings = [_finding(source, target, kind[:3], lists[kind[0]]) for kind in _KINDS]
+    file = io.BytesIO()
+    save_png(contact_sheet(findings, title), file)
+    _replace(target, SHEET, file.getvalue())
+
+
+class _Pictures(CropStore):
+    """Photos, or their crops, as a contact sheet wants them."""
+
+    def __init__(self, folder: Path, names: list[str], are_photos: bool) -> None:
+        self.path = folder
+        self.identities: Sequence[str] = ["unknown"]
+        self.labels = np.zeros(len(names), np.int32)
+        self._names = names
+        self._are_photos = are_photos
+
+    def encoded(self, row: int) -> bytes:
+        """An image file's bytes; a photo is small, and upright."""
+        if not self._are_photos:
+            return read_file(self.place(row))
+        file = io.BytesIO()
+        Image.fromarray(shrink(read_photo(self.place(row)), _THUMBNAIL)).save(file, "PNG")
+        return file.getvalue()
+
+    def name(self, row: int) -> str:
+        """Path relative to the folder."""
+        return self._names[row]
+
+    def place(self, row: int) -> str:
+        """The file's path."""
+        return os.path.join(self.path, self._names[row])
+
+    def fingerprint(self) -> str:
+        """Not needed: nothing is kept of such a set."""
+        raise NotImplementedError
+
+
+def _finding(source: Path, target: Path, kind: tuple[str, str, str], outcomes: list[Outcome]) -> Finding:
+    name, title, explanation = kind
+
+    def item(number: int) -> Item:
+        outcome = outcomes[number]
+        note = f"{outcome.faces} faces" if outcome.faces > 1 else ""
+        photo = Picture(_Pictures(source, [outcome.photo], are_photos=True), 0, note)
+        crops = _Pictures(target, list(outcome.crops), are_photos=False)
+        return Item({}, "", [photo, *(Picture(crops, row, "crop") for row in range(len(outcome.crops)))])
+
+    identities = len({os.path.dirname(outcome.photo) for outcome in outcomes})
+    return Finding(name, title, explanation, len(outcomes), identities, len(outcomes), item)
+
+
+def _line(name: str, outcome: Outcome) -> str:
+    detail = {
+        "aligned": " ".join(outcome.crops),
+        "several-faces": f"{outcome.faces} faces",
+        "no-face": "",
+        "unreadable": outcome.reason,
+    }
+    return f"{outcome.photo}\t{detail[name]}".rstrip()
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _replace(target: Path, name: str, data: bytes) -> None:
+    path = target / FOLDER / name
+    try:
+        replace_bytes(target, path, data)
+    except OSError as error:
+        raise FacelitError(f"{path}: cannot write this file ({error.strerror or error}).") from None

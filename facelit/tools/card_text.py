@@ -1,0 +1,307 @@
+"""A model card's Markdown."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from facelit import __version__
+from facelit.tools.card_facts import Configured, Facts, Measured
+from facelit.verification.protocol import FAR_TARGETS
+
+_UNKNOWN = "not recorded"
+_Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+_THRESHOLDS = {
+    "best_accuracy": "most correct decisions",
+    "far_1e-2": "FAR at most 1e-2",
+    "far_1e-3": "FAR at most 1e-3",
+}
+_DRAWN = "facelit.data.Synthetic"
+
+
+def card_text(facts: Facts, pictures: Mapping[str, str | None], configs: Sequence[str]) -> str:
+    """The whole card.
+
+    Args:
+        facts: What is known.
+        pictures: Path of the ROC picture by verification set, relative to the card; None where there is none.
+        configs: Paths of the run's configuration files, relative to the card; none where it does not lie in the run's folder.
+
+    Returns:
+        Markdown with GitHub's tables.
+    """
+    parts = [
+        _head(facts),
+        _model(facts),
+        _data(facts),
+        _results(facts, pictures),
+        _thresholds(facts),
+        _use(facts),
+        _limits(facts),
+        _configuration(facts, configs),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """95 % confidence interval of a share that was seen in `count` independent trials.
+
+    Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
+    """
+    spread = _Z95**2 / count
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4) / (1 + spread)
+    return centre - half, centre + half
+
+
+def _head(facts: Facts) -> str:
+    name = facts.backbone.name if facts.backbone else "A backbone"
+    today = datetime.date.today().isoformat()
+    lines = [
+        f"# Face embeddings by {name}",
+        f"Card of the checkpoint `{facts.checkpoint.name}`, written by facelit {__version__} on {today}.",
+    ]
+    if _is_drawn(facts.training):
+        lines.append(
+            "> **Not for photos of people.** This network was trained on facelit's built-in faces, which are drawings. It shows"
+            " that the machinery works, and has learned nothing about people."
+        )
+    return "\n\n".join(lines)
+
+
+def _model(facts: Facts) -> str:
+    epoch = f" (in epoch {facts.epoch:,})" if facts.epoch else ""
+    chosen = (
+        f"its `{facts.chosen_by}`, among the checkpoints of its run"
+        if facts.chosen_by
+        else "nothing: it is the latest of its run"
+    )
+    if facts.chosen_by is None and facts.checkpoint.name != "last.ckpt":
+        chosen = _UNKNOWN
+    rows = [
+        ("backbone", _describe(facts.backbone)),
+        ("parameters", f"{facts.parameters:,}"),
+        ("input", "an aligned face of 112x112 pixels, RGB, `(x - 127.5) / 127.5`"),
+        ("output", f"an embedding of {facts.embedding_dim} numbers; two faces are compared by the cosine of theirs"),
+        ("loss", _describe(facts.head)),
+        ("optimizer", _describe(facts.optimizer)),
+        ("trained for", f"{facts.step:,} steps{epoch}"),
+        ("chosen by", chosen),
+    ]
+    return "## Model\n\n" + _table(("", ""), rows)
+
+
+def _data(facts: Facts) -> str:
+    images = f"{facts.images:,}, counted when this card was written" if facts.images is not None else _UNKNOWN
+    rows = [
+        ("training set", _describe(facts.training)),
+        ("identities", f"{facts.identities:,}" if facts.identities is not None else _UNKNOWN),
+        ("images", images),
+        ("started from", _started_from(facts)),
+        ("people in both training and verification sets", _overlap(facts)),
+    ]
+    return "## Data\n\n" + _table(("", ""), rows)
+
+
+def _started_from(facts: Facts) -> str:
+    if facts.backbone is None:
+        return _UNKNOWN
+    if facts.init_backbone:
+        return f"the backbone of {_code(facts.init_backbone)}: what that was trained on counts as training data of this one too"
+    if facts.backbone.init_args.get("weights"):
+        return f"weights {_code(facts.backbone.init_args['weights'])}: that data counts as training data of this network too"
+    return "random weights"
+
+
+def _overlap(facts: Facts) -> str:
+    sources = [one.source for one in facts.measured]
+    if _is_drawn(facts.training) and sources and all(map(_is_drawn, sources)):
+        return "none: the built-in sets share no identity"
+    return f"{_UNKNOWN}; `facelit check TRAINING --against VERIFICATION` finds them"
+
+
+def _results(facts: Facts, pictures: Mapping[str, str | None]) -> str:
+    if not facts.measured:
+        return (
+            "## Results\n\nNot recorded: the checkpoint holds no figures. `facelit validate ... --verification.calibrate true`"
+            " measures it and writes them into it."
+        )
+    columns = (
+        "set",
+        "pairs",
+        "accuracy",
+        "95 % interval",
+        "AUC",
+        "EER",
+        *(f"TAR at FAR {_far(t)}" for t in FAR_TARGETS),
+    )
+    parts = [
+        "## Results",
+        _table(columns, [_result_row(one) for one in facts.measured]),
+        "\n".join(f"- {note}" for note in _result_notes(facts)),
+        *(_picture(one, pictures[one.name], facts.step) for one in facts.measured),
+    ]
+    return "\n\n".join(parts)
+
+
+def _result_row(one: Measured) -> tuple[str, ...]:
+    figures = one.figures
+    low, high = wilson_interval(figures["accuracy"], figures["pairs"])
+    return (
+        _code(one.name),
+        f"{figures['pairs']:,}",
+        f"{figures['accuracy']:.4f} ± {figures['accuracy_se']:.4f}",
+        f"{low:.4f} to {high:.4f}",
+        f"{figures['auc']:.4f}",
+        f"{figures['eer']:.4f}",
+        *(_tar(one, target) for target in FAR_TARGETS),
+    )
+
+
+def _tar(one: Measured, target: float) -> str:
+    """TAR at a FAR, its interval where the number of genuine pairs is known, and what stands behind the FAR."""
+    point = one.figures["thresholds"].get(f"far_{_far(target)}")
+    if point is None:
+        return "too few impostor pairs" + (f" ({one.counts.impostors:,})" if one.counts else "")
+    if one.counts is None:
+        return f"{point['tar']:.4f}; impostor pairs {_UNKNOWN}"
+    low, high = wilson_interval(point["tar"], one.counts.genuine)
+    allowed = math.floor(target * one.counts.impostors + 1e-9)
+    return (
+        f"{point['tar']:.4f} ({low:.4f} to {high:.4f}); at most {allowed:,} of {one.counts.impostors:,} impostor pairs"
+    )
+
+
+def _result_notes(facts: Facts) -> Iterable[str]:
+    for one in facts.measured:
+        folds = f"{one.counts.folds} folds" if one.counts else f"the set's folds (how many: {_UNKNOWN})"
+        flip = (
+            "; an embedding is the mean of the crop's and its mirror image's" if one.figures.get("flip_average") else ""
+        )
+        drawn = " **Drawn faces: the figures say nothing about people.**" if _is_drawn(one.source) else ""
+        yield (
+            f"{_code(one.name)}: {_describe(one.source)}, {one.figures['images']:,} images, measured at step"
+            f" {one.figures['step']:,}; accuracy is a mean over {folds}{flip}.{drawn}"
+        )
+        if one.figures["step"] != facts.step:
+            yield f"{_code(one.name)} was measured {facts.step - one.figures['step']:,} steps before these weights were saved."
+    yield (
+        "Accuracy ± standard error by LFW's View 2 protocol: each fold at the threshold that is best on the others. The intervals are"
+        " Wilson's and take pairs for independent; pairs that share people make them a little too narrow."
+    )
+    yield (
+        "TAR at FAR: the share of genuine pairs accepted where at most that share of the impostor pairs is, with its 95 % interval in"
+        " brackets."
+    )
+    if facts.chosen_by == "val/accuracy":
+        yield (
+            f"The checkpoint was chosen by its accuracy on {_code(facts.measured[0].name)}: its figures there are a little optimistic."
+        )
+
+
+def _picture(one: Measured, path: str | None, step: int) -> str:
+    if path is None:
+        return f"There is no ROC picture of {_code(one.name)} in the run's folder."
+    if one.picture_step is None:
+        when = "The run drew it at its last validation; its title names the step."
+    elif one.picture_step == one.figures["step"]:
+        when = f"Drawn at step {one.picture_step:,}, where the figures above were measured."
+    else:
+        when = f"Drawn at step {one.picture_step:,}, not where the figures above were measured (step {one.figures['step']:,})."
+    return f"![ROC curve on {_cell(one.name)}]({path.replace(' ', '%20')})\n\nROC curve on {_code(one.name)}. {when}"
+
+
+def _thresholds(facts: Facts) -> str:
+    rows = [
+        (_code(one.name), _THRESHOLDS.get(kind, kind), f"{at['threshold']:.6f}", f"{at['far']:.4f}", f"{at['tar']:.4f}")
+        for one in facts.measured
+        for kind, at in one.figures["thresholds"].items()
+    ]
+    if not rows:
+        return "## Thresholds\n\nNot recorded: `facelit verify` and `facelit identify` ask for `--threshold`."
+    return (
+        "## Thresholds\n\nTwo faces are taken for one person where the cosine of their embeddings is at least the threshold. FAR and TAR"
+        " are those of the set that it was chosen on, over all of its pairs: on other pairs they will be somewhat worse.\n\n"
+        + _table(("set", "threshold for", "threshold", "FAR", "TAR"), rows)
+    )
+
+
+def _use(facts: Facts) -> str:
+    name = facts.checkpoint.name
+    return f"""## How to use
+
+```sh
+facelit verify one.jpg other.jpg --checkpoint {name}
+```
+
+```python
+import facelit
+
+model = facelit.load("{name}")
+print(model.verify("one.jpg", "other.jpg", aligned=False))
+```
+
+`facelit export face.onnx --checkpoint {name}` makes a file for other programs."""
+
+
+def _limits(facts: Facts) -> str:
+    threshold = "A threshold is only as good as the set it was measured on"
+    drawn_sets = [one.name for one in facts.measured if _is_drawn(one.source)]
+    points = [
+        "Meant for research on face verification, and for comparing photos of people who have agreed to it. Face embeddings are"
+        " biometric data: in many places the law asks for consent or forbids the use.",
+        "Not for decisions about people that nobody checks: a score is evidence, not proof of who somebody is.",
+        "How error rates differ by age, sex, skin colour or origin has not been measured. Networks of this kind are known to differ.",
+        "Only for aligned crops of 112x112 pixels (`facelit align` makes them, by the five points of ArcFace's template). On others"
+        " the figures above do not hold.",
+        f"{threshold}: photos of another kind, another camera or other people shift it. Measure on pairs of your own.",
+        "It does not tell a living face from a photo of one.",
+    ]
+    if drawn_sets:
+        names = ", ".join(map(_code, drawn_sets))
+        points.append(f"Figures and thresholds of {names} are of drawings: they hold for no photo.")
+    return "## Intended use and limits\n\n" + "\n".join(f"- {point}" for point in points)
+
+
+def _configuration(facts: Facts, configs: Sequence[str]) -> str:
+    if facts.config_text is None:
+        return "## Configuration\n\nNot recorded: there is no `config.yaml` in the run's folder."
+    links = ", ".join(f"[{path.rpartition('/')[2]}]({path.replace(' ', '%20')})" for path in configs) or "`config.yaml`"
+    which = "the last of them" if len(configs) > 1 else "the whole of it"
+    return (
+        f"## Configuration\n\n{links}; {which}:\n\n<details>\n<summary>Everything that the run used</summary>\n\n"
+        f"```yaml\n{facts.config_text.rstrip()}\n```\n\n</details>"
+    )
+
+
+def _describe(configured: Configured | None) -> str:
+    """`VGG16` (batch_norm: True, width: 0.125); arguments that are not set are left out."""
+    if configured is None:
+        return _UNKNOWN
+    arguments = ", ".join(f"{key}: {value}" for key, value in configured.init_args.items() if value is not None)
+    return _code(configured.name) + (f" ({_cell(arguments)})" if arguments else "")
+
+
+def _is_drawn(configured: Configured | None) -> bool:
+    return configured is not None and configured.class_path.startswith(_DRAWN)
+
+
+def _far(target: float) -> str:
+    """0.01 as 1e-2."""
+    return f"1e{round(math.log10(target))}"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _code(text: Any) -> str:
+    return "`" + " ".join(str(text).replace("`", "").split()).replace("|", "\\|") + "`"
+
+
+def _cell(text: str) -> str:
+    """No text of a file ends a cell or a line of the table, or starts a tag."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

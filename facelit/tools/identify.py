@@ -1,0 +1,197 @@
+"""`facelit identify`: who is on a photo, out of a gallery of people."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from facelit.errors import FacelitError
+from facelit.storage.images import BadImageError, Crop
+from facelit.tools.recognition import (
+    check_output,
+    open_model,
+    remark,
+    remark_other_weights,
+    remark_several_faces,
+)
+
+if TYPE_CHECKING:
+    from facelit.inference import FaceModel, Gallery, Identification, Threshold
+
+
+def identify(
+    photos: list[str],
+    gallery: str | None = None,
+    checkpoint: str | None = None,
+    k: int = 5,
+    aligned: bool = False,
+    which: Literal["largest", "central", "all"] | None = None,
+    threshold: float | None = None,
+    at: Literal["best_accuracy", "far_1e-2", "far_1e-3"] = "best_accuracy",
+    on: str | None = None,
+    template: Literal["mean", "all"] = "mean",
+    on_bad_photo: Literal["error", "skip"] = "error",
+    save_gallery: str | None = None,
+    faiss: bool = False,
+    show: str | None = None,
+    json: bool = False,
+    device: str | None = None,
+) -> int:
+    """Says who is on a photo, out of a gallery of people.
+
+    Finds the face in each photo and ranks the people of the gallery by cosine similarity. Somebody whose best score is below the
+    threshold is unknown. Exit status 1 means that a photo could not be answered: it cannot be read, or shows no face.
+
+    Args:
+        photos: Photos to answer.
+        gallery: Who there is: a folder root/<person>/<photo> (a photo right below the root is one person, called by its name), or a
+            file that --save_gallery wrote.
+        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        k: How many people are listed for each face.
+        aligned: All photos, the gallery's too, are aligned 112x112 crops already.
+        which: Which face, where a photo has several: the largest (taken, and said, where not given), the most central one, or all,
+            which answers for each. In the gallery's photos always one.
+        threshold: Own limit on the score, instead of the checkpoint's.
+        at: Which of the checkpoint's thresholds: of best accuracy, or of a false accept rate (FAR) of at most 1e-2 or 1e-3.
+        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
+        template: What a person with several photos is compared by: the mean of their embeddings, or all of them, where the most
+            alike counts.
+        on_bad_photo: A photo of the gallery that cannot be used: error stops, skip leaves it out and says so.
+        save_gallery: Keep the gallery in this file (.npz), which --gallery then takes.
+        faiss: Search through FAISS: for hundreds of thousands of people, see docs/recognition.md.
+        show: A picture (.png) of the faces and their matches.
+        json: Print the answers as JSON.
+        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+
+    Returns:
+        0, or 1 where a photo could not be answered.
+
+    Raises:
+        FacelitError: The gallery cannot be used, or there is no threshold.
+    """
+    check_output(show, "show", (".png",))
+    check_output(save_gallery, "save_gallery", (".npz",))
+    if gallery is None:
+        raise FacelitError("who is looked for is missing: --gallery FOLDER (root/<person>/<photo>).")
+    if k < 1:
+        raise FacelitError(f"--k must be at least 1, not {k}.")
+    model = open_model(checkpoint, device)
+    limit = model.choose_threshold(threshold, at, on)
+    remark_other_weights(model, limit)
+    people = _open_gallery(model, gallery, aligned, which, template, on_bad_photo, show is not None)
+    if save_gallery is not None:
+        people.save(save_gallery)
+        remark(f"Gallery: {save_gallery}")
+    if faiss:
+        people.use_faiss()
+    asked = _Questions(model, people, aligned, which)
+    for photo in photos:
+        asked.answer(photo, {"k": k, "threshold": threshold, "at": at, "on": on})
+    print(asked.as_json(limit) if json else "\n".join([_heading(limit, people), *asked.lines()]))
+    if show is not None and asked.answers:
+        _draw(Path(show), asked)
+    return 1 if asked.failed else 0
+
+
+identify.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli_tools
+identify.examples = [  # type: ignore[attr-defined]  # likewise
+    "--gallery people photo.jpg",
+    "party/*.jpg --gallery people --which all --at far_1e-3 --show answers.png",
+    "crops/Ann/Ann_0003.png --aligned --gallery people-aligned --save_gallery people.npz",
+    "another.jpg --gallery people.npz --json",
+]
+
+
+class _Questions:
+    """The photos that were asked about, face by face, and those that could not be answered."""
+
+    def __init__(self, model: FaceModel, gallery: Gallery, aligned: bool, which: Any) -> None:
+        self.model, self.gallery, self.aligned, self.which = model, gallery, aligned, which
+        self.names: list[str] = []
+        self.crops: list[Crop] = []
+        self.answers: list[Identification] = []
+        self.failed: list[BadImageError] = []
+
+    def answer(self, photo: str, options: dict[str, Any]) -> None:
+        try:
+            found = self.model.find_faces(photo, self.aligned, self.which or "largest")
+        except BadImageError as error:
+            self.failed.append(error)
+            return
+        remark_several_faces({photo: found.in_photo}, self.which is not None)
+        self.answers += self.model.identify(found.crops, self.gallery, **options)
+        self.crops += found.crops
+        several = len(found.crops) > 1
+        self.names += [f"{photo}, face {number}" if several else photo for number in range(1, len(found.crops) + 1)]
+
+    def lines(self) -> list[str]:
+        lines = []
+        for name, answer in zip(self.names, self.answers, strict=True):
+            ranked = ", ".join(f"{number}. {one.name} {one.score:.3f}" for number, one in enumerate(answer.matches, 1))
+            lines.append(f"{name}: {answer.identity or 'unknown'}  ({ranked})")
+        return lines + [f"no answer: {error}" for error in self.failed]
+
+    def as_json(self, limit: Threshold) -> str:
+        answers = [
+            {"photo": name, "identity": answer.identity, "matches": [one._asdict() for one in answer.matches]}
+            for name, answer in zip(self.names, self.answers, strict=True)
+        ]
+        return dumps(
+            {
+                "answers": answers,
+                "failed": [{"photo": error.place, "reason": error.reason} for error in self.failed],
+                "threshold": limit._asdict(),
+                "people": len(self.gallery),
+                "checkpoint": str(self.model.checkpoint_path),
+            }
+        )
+
+
+def _open_gallery(
+    model: FaceModel,
+    gallery: str,
+    aligned: bool,
+    which: str | None,
+    template: Literal["mean", "all"],
+    on_bad_photo: Literal["error", "skip"],
+    keep_examples: bool,
+) -> Gallery:
+    from facelit.inference import Gallery
+
+    if gallery.endswith(".npz"):
+        return Gallery.load(gallery)
+    people = model.enrol(
+        gallery,
+        template=template,
+        aligned=aligned,
+        which="central" if which == "central" else "largest",
+        on_bad_photo=on_bad_photo,
+        keep_examples=keep_examples,
+    )
+    remark_several_faces(people.several, which == "central")
+    for reason in people.skipped:
+        remark(f"left out of the gallery: {reason}")
+    return people
+
+
+def _heading(limit: Threshold, gallery: Gallery) -> str:
+    heading = f"{len(gallery):,} people, threshold {limit.value:.3f}: {limit.explanation()}."
+    if limit.far:
+        from facelit.inference.thresholds import percent
+
+        # Each of the gallery's people is one chance of a false accept; as if they were independent.
+        strangers = 1 - (1 - limit.far) ** len(gallery)
+        heading += f" Against {len(gallery):,} people about {percent(strangers)} of strangers pass for somebody."
+    return heading
+
+
+def _draw(path: Path, asked: _Questions) -> None:
+    from facelit.inference.figures import identification_figure, save_png  # matplotlib
+    from facelit.inference.files import replace_file
+
+    examples = asked.gallery.examples
+    pictures = {} if examples is None else dict(zip(asked.gallery.names, examples, strict=True))
+    with replace_file(path) as file:
+        save_png(identification_figure(asked.crops, asked.names, asked.answers, pictures), file)
+    remark(f"Picture: {path}")

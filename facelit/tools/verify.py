@@ -1,0 +1,104 @@
+"""`facelit verify`: whether two photos show the same person."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from facelit.tools.recognition import (
+    check_output,
+    open_model,
+    remark,
+    remark_other_weights,
+    remark_several_faces,
+)
+
+if TYPE_CHECKING:
+    from facelit.inference import FaceModel, Verdict
+
+
+def verify(
+    first: str,
+    second: str,
+    checkpoint: str | None = None,
+    aligned: bool = False,
+    which: Literal["largest", "central"] | None = None,
+    threshold: float | None = None,
+    at: Literal["best_accuracy", "far_1e-2", "far_1e-3"] = "best_accuracy",
+    on: str | None = None,
+    show: str | None = None,
+    json: bool = False,
+    device: str | None = None,
+) -> int:
+    """Says whether two photos show the same person.
+
+    Finds the face in each photo, and compares their embeddings: the score is their cosine similarity, and the threshold the one
+    that validation has stored in the checkpoint. Exit status 0 means the same person, 1 different people, 2 that there is no answer.
+
+    Args:
+        first: A photo.
+        second: Another one.
+        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        aligned: The photos are aligned 112x112 crops already.
+        which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
+        threshold: Own limit on the score, instead of the checkpoint's.
+        at: Which of the checkpoint's thresholds: of best accuracy, or of a false accept rate (FAR) of at most 1e-2 or 1e-3.
+        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
+        show: A picture (.png) of the two crops and the verdict.
+        json: Print the answer as JSON.
+        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+
+    Returns:
+        0 for the same person, 1 for different people.
+
+    Raises:
+        FacelitError: A photo cannot be used, or there is no threshold.
+    """
+    check_output(show, "show", (".png",))
+    model = open_model(checkpoint, device)
+    model.choose_threshold(threshold, at, on)  # before the detector is opened
+    crops = []
+    for photo in (first, second):
+        found = model.find_faces(photo, aligned, which or "largest")
+        remark_several_faces({photo: found.in_photo}, which is not None)
+        crops.append(found.crops[0])
+    verdict = model.verify(crops[0], crops[1], threshold, at, on)
+    remark_other_weights(model, verdict.details)
+    print(_as_json(model, (first, second), verdict) if json else sentence(verdict))
+    if show is not None:
+        from facelit.inference.figures import save_png, verdict_figure  # matplotlib
+        from facelit.inference.files import replace_file
+
+        with replace_file(Path(show)) as file:
+            save_png(verdict_figure(crops, (first, second), verdict), file)
+        remark(f"Picture: {show}")
+    return 0 if verdict.same else 1
+
+
+verify.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli_tools
+verify.examples = [  # type: ignore[attr-defined]  # likewise
+    "A.jpg B.jpg",
+    "A.jpg B.jpg --checkpoint runs/center/version_0/checkpoints/last.ckpt --at far_1e-3 --show pair.png",
+    "crops/Ann/Ann_0001.png crops/Ann/Ann_0002.png --aligned --json",
+]
+
+
+def sentence(verdict: Verdict) -> str:
+    """The answer in one line, with what its threshold stands for."""
+    who, sign = ("same person", ">=") if verdict.same else ("different people", "<")
+    score, limit = f"{verdict.score:.3f}", f"{verdict.threshold:.3f}"
+    if score == limit:
+        score, limit = f"{verdict.score:.7f}", f"{verdict.threshold:.7f}"
+    return f"{who}: score {score} {sign} {limit}, {verdict.details.explanation()}"
+
+
+def _as_json(model: FaceModel, photos: tuple[str, str], verdict: Verdict) -> str:
+    answer = {
+        "photos": photos,
+        "same": verdict.same,
+        "score": verdict.score,
+        "threshold": verdict.details._asdict(),
+        "checkpoint": str(model.checkpoint_path),
+    }
+    return dumps(answer)

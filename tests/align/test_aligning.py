@@ -1,0 +1,96 @@
+"""Which of several faces, where it is in the photo, and from which pixels its crop is made."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from fake_detector import FakeDetector, draw, landmarks_of, save
+
+from facelit.align import TEMPLATE, Faces, align_photo, estimate_similarity, warp
+from facelit.align.aligning import choose_faces, find_faces
+from facelit.align.photos import Photo
+from facelit.storage.images import BadImageError
+
+# Centres at (20, 20), (60, 45), (50, 51), (52, 50); areas 400, 900, 64, 64.
+FOUR = Faces(
+    np.array([[10, 10, 30, 30], [45, 30, 75, 60], [46, 47, 54, 55], [48, 46, 56, 54]], np.float32),
+    np.array([0.99, 0.8, 0.7, 0.9], np.float32),
+    np.zeros((4, 5, 2), np.float32),
+)
+
+
+def test_largest_central_and_all() -> None:
+    assert choose_faces(FOUR, "largest", (100, 100)).tolist() == [1]
+    assert choose_faces(FOUR, "central", (100, 100)).tolist() == [2]
+    assert choose_faces(FOUR, "central", (104, 100)).tolist() == [3]
+    assert choose_faces(FOUR, "central", (40, 40)).tolist() == [0]
+    assert choose_faces(FOUR, "all", (100, 100)).tolist() == [1, 0, 3, 2]  # the surer one of equals first
+    for which in ("largest", "central", "all"):
+        assert choose_faces(Faces.none(), which, (100, 100)).tolist() == []
+
+
+def test_align_photo_takes_files_and_pixels(tmp_path: Path) -> None:
+    photo, detector = draw(3), FakeDetector()
+    for given in (photo, save(tmp_path / "three.png", 3), str(tmp_path / "three.png")):
+        (face,) = align_photo(given, detector)
+        np.testing.assert_array_equal(face.landmarks, landmarks_of(0))
+        np.testing.assert_array_equal(face.crop, warp(photo, estimate_similarity(landmarks_of(0))))
+        assert face.score == pytest.approx(0.9)
+        np.testing.assert_allclose(face.box, [*landmarks_of(0).min(0) - 5, *landmarks_of(0).max(0) + 5])
+    faces = align_photo(photo, detector, "all")
+    for number, face in enumerate(faces):
+        np.testing.assert_array_equal(face.landmarks, landmarks_of(number))
+    assert len(faces) == 3
+    assert align_photo(draw(0), detector) == []
+    with pytest.raises(BadImageError):
+        align_photo(tmp_path / "absent.png", detector)
+
+
+class SpotDetector:
+    """Finds bright spots near the places where a photo of 600x500 has them; remembers how large the picture was."""
+
+    def __init__(self, places: np.ndarray) -> None:
+        self.places = places
+
+    def detect(self, image: Photo) -> Faces:
+        self.size = image.shape[1::-1]
+        zoom = self.size[0] / 600
+        y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+        points = []
+        for place in self.places * zoom:
+            weight = image[..., 0] * (np.maximum(np.abs(x - place[0]), np.abs(y - place[1])) < 14 * zoom)
+            points.append([(x * weight).sum() / weight.sum(), (y * weight).sum() / weight.sum()])
+        box = np.array([[0, 0, self.size[0] / 2, self.size[1]]], np.float32)
+        return Faces(box, np.ones(1, np.float32), np.array([points], np.float32))
+
+
+@pytest.mark.parametrize("max_side", [0, 300, 150, 4000])
+def test_a_shrunk_photo_is_searched_and_the_original_is_cropped(max_side: int) -> None:
+    photo = np.zeros((500, 600, 3), np.uint8)
+    places = (TEMPLATE * 3 + [50, 60]).round().astype(int)
+    for x, y in places:
+        photo[y - 10 : y + 11, x - 10 : x + 11] = 250
+    detector = SpotDetector(places)
+    (face,) = align_photo(photo, detector, max_side=max_side)
+    assert max(detector.size) == (max_side if 0 < max_side < 600 else 600)
+    assert np.abs(face.landmarks - places).max() < 0.3  # half a pixel of the small picture would be one or two
+    np.testing.assert_allclose(face.box, [0, 0, 300, 500], atol=2)
+    np.testing.assert_array_equal(face.crop, warp(photo, estimate_similarity(face.landmarks)))
+
+
+class BatchDetector(FakeDetector):
+    def detect_many(self, images: list[Photo]) -> list[Faces]:
+        self.batch = len(images)
+        return [super(BatchDetector, self).detect(image) for image in images]
+
+
+def test_a_detector_of_batches_gets_all_photos_at_once() -> None:
+    photos = [draw(number, number) for number in (2, 0, 1)]
+    batches = BatchDetector()
+    assert [len(faces.scores) for faces in find_faces(photos, batches)] == [2, 0, 1]
+    assert batches.batch == 3

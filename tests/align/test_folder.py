@@ -1,0 +1,200 @@
+"""Aligning a tree: what is written, what is done again, and what a full disk leaves."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from fake_detector import FakeDetector, draw, landmarks_of, save
+
+from facelit.align import estimate_similarity, journal, warp
+from facelit.align.folder import Options, Result, align_folder, encode_crop
+from facelit.align.journal import FOLDER
+from facelit.align.photo_tree import list_photos
+from facelit.errors import FacelitError
+
+PNG = Options(format="png")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_count() -> None:
+    FakeDetector.seen = 0
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    for person in range(3):
+        for number in range(4):
+            save(root / f"person_{person}" / f"{number}.png", num_faces=number, seed=10 * person + number)
+    (root / "person_0" / "text.jpg").write_text("no image")
+    return root
+
+
+def run(root: Path, target: Path, options: Options = PNG, jobs: int = 1, **more: Any) -> Result:
+    journal.begin(target, {"src": str(root)})
+    with journal.locked(target):
+        return align_folder(list_photos(root), target, options, more.pop("detector", FakeDetector), jobs=jobs, **more)
+
+
+def tree(target: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(target).as_posix(): path.read_bytes()
+        for path in target.rglob("*")
+        if path.is_file() and FOLDER not in path.parts
+    }
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_crops_are_the_warped_photos(photos: Path, tmp_path: Path, jobs: int, batch: int) -> None:
+    result = run(photos, tmp_path / "crops", PNG._replace(batch=batch), jobs)
+    faces = {outcome.photo: outcome.faces for outcome in result.outcomes}
+    assert faces == {f"person_{p}/{n}.png": n for p in range(3) for n in range(4)} | {"person_0/text.jpg": 0}
+    assert set(tree(tmp_path / "crops")) == {f"person_{p}/{n}.png" for p in range(3) for n in (1, 2, 3)}
+    assert [outcome.reason for outcome in result.outcomes if outcome.reason] == ["not a JPEG, PNG or WebP image"]
+    expected = warp(draw(3, 23), estimate_similarity(landmarks_of(0)))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "crops" / "person_2" / "3.png")), expected)
+
+
+def test_all_faces(photos: Path, tmp_path: Path) -> None:
+    result = run(photos, tmp_path / "crops", PNG._replace(which="all"))
+    wanted = ("person_1/3.png", "person_1/3_face2.png", "person_1/3_face3.png")
+    assert [outcome.crops for outcome in result.outcomes if outcome.photo == "person_1/3.png"] == [wanted]
+    for number, name in enumerate(wanted):
+        expected = warp(draw(3, 13), estimate_similarity(landmarks_of(number)))
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "crops" / name)), expected)
+
+
+def test_what_is_done_is_not_done_again(photos: Path, tmp_path: Path) -> None:
+    first = run(photos, tmp_path / "crops")
+    assert (FakeDetector.seen, first.num_new) == (12, 13)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "crops").rglob("*.png")}
+    again = run(photos, tmp_path / "crops")
+    assert again.outcomes == first.outcomes
+    assert (FakeDetector.seen, again.num_new) == (12, 1)  # what could not be read may be mended by now
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "crops").rglob("*.png")}
+
+
+def test_lost_crops_changed_photos_and_mended_ones_are_done(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "crops", PNG._replace(which="all"))
+    (tmp_path / "crops" / "person_0" / "1.png").unlink()
+    save(photos / "person_1" / "3.png", num_faces=2, seed=99)
+    (photos / "person_2" / "2.png").unlink()
+    Image.fromarray(draw(1, 5)).save(photos / "person_0" / "text.jpg", "PNG")
+    result = run(photos, tmp_path / "crops", PNG._replace(which="all"))
+    assert result.num_new == 3
+    assert [outcome.photo for outcome in result.gone] == ["person_2/2.png"]
+    fresh = run(photos, tmp_path / "fresh", PNG._replace(which="all"))
+    assert [(o.photo, o.faces, o.crops) for o in result.outcomes] == [
+        (o.photo, o.faces, o.crops) for o in fresh.outcomes
+    ]
+    left = {name: data for name, data in tree(tmp_path / "crops").items() if not name.startswith("person_2/2")}
+    assert left == tree(tmp_path / "fresh")
+    assert [o.photo for o in run(photos, tmp_path / "crops", PNG._replace(which="all")).gone] == ["person_2/2.png"]
+
+
+def test_a_run_that_was_cut_off_goes_on(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detect = FakeDetector.detect
+
+    def give_up(self: FakeDetector, image: Any) -> Any:
+        if FakeDetector.seen == 7:
+            raise KeyboardInterrupt
+        return detect(self, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeDetector, "detect", give_up)
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, tmp_path / "crops")
+    result = run(photos, tmp_path / "crops")
+    assert FakeDetector.seen == 12
+    assert result.outcomes == run(photos, tmp_path / "fresh").outcomes
+    assert tree(tmp_path / "crops") == tree(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("fails", ["write", "rename", "journal"])
+def test_a_full_disk(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    replace, real_open, write, count = os.replace, open, os.write, [0]
+
+    def full() -> None:
+        count[0] += 1
+        if count[0] > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Full:
+        """A file that takes half of what it is given."""
+
+        def __init__(self, path: Path) -> None:
+            self.file = real_open(path, "wb")
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[: len(data) // 2])
+            full()
+            self.file.write(data[len(data) // 2 :])
+
+    with monkeypatch.context() as patch:
+        journal.begin(tmp_path / "crops", {"src": str(photos)})
+        if fails == "write":
+            patch.setattr(
+                journal, "open", lambda path, mode: Full(path) if mode == "wb" else real_open(path, mode), raising=False
+            )
+        elif fails == "rename":
+            patch.setattr(os, "replace", lambda *a: (full(), replace(*a)))
+        else:
+            patch.setattr(os, "write", lambda fd, data: (full(), write(fd, data))[1])
+        with pytest.raises(FacelitError, match=r"cannot write this file \(No space left on device\)") as caught:
+            run(photos, tmp_path / "crops")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "crops").rglob("*.tmp"))
+    fresh = run(photos, tmp_path / "fresh")
+    whole = tree(tmp_path / "fresh")
+    assert all(whole[name] == data for name, data in tree(tmp_path / "crops").items())  # nothing half-written
+    assert run(photos, tmp_path / "crops").outcomes == fresh.outcomes
+    assert tree(tmp_path / "crops") == whole
+
+
+def test_a_full_disk_in_another_process(photos: Path, tmp_path: Path) -> None:
+    target = tmp_path / "crops"
+    journal.begin(target, {"src": str(photos)})
+    (target / "person_1").write_text("in the way of the folder")
+    with pytest.raises(FacelitError, match=r"person_1.*cannot write this file"):
+        run(photos, target, jobs=2)
+    (target / "person_1").unlink()
+    assert run(photos, target, jobs=2).outcomes == run(photos, tmp_path / "fresh").outcomes
+
+
+def test_landmarks_instead_of_a_detector(photos: Path, tmp_path: Path) -> None:
+    given = {"person_0/0.png": landmarks_of(1).astype(float), "person_0/text.jpg": landmarks_of(1).astype(float)}
+    result = run(photos, tmp_path / "crops", detector=None, landmarks=given)
+    assert FakeDetector.seen == 0
+    assert {o.photo for o in result.outcomes if o.crops} == {"person_0/0.png"}
+    assert {o.photo for o in result.outcomes if o.reason} == {"person_0/text.jpg"}
+    expected = warp(draw(0, 0), estimate_similarity(landmarks_of(1)))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "crops" / "person_0" / "0.png")), expected)
+
+
+def test_encoding() -> None:
+    smooth = np.asarray(Image.fromarray(draw(1)[:4, :4]).resize((112, 112), Image.Resampling.BICUBIC))
+    sizes = []
+    for format, quality, most in (("png", 1, 0.0), ("jpg", 95, 2.0), ("jpg", 50, 6.0)):
+        data = encode_crop(smooth, format, quality)
+        assert data[:3] == {"png": b"\x89PN", "jpg": b"\xff\xd8\xff"}[format]
+        found = np.asarray(Image.open(io.BytesIO(data)))
+        assert np.abs(found.astype(int) - smooth).mean() <= most
+        sizes.append(len(data))
+    assert sizes[1] > sizes[2]

@@ -1,0 +1,240 @@
+"""`facelit align` from the command line: the report, the exit status, slips, and a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from facelit.align import TEMPLATE
+from facelit.align.journal import FOLDER
+from facelit.cli import main
+from facelit.errors import FacelitError
+from facelit.storage.folder import FolderStore
+from facelit.storage.images import list_images, read_crop
+from facelit.tools.align import align
+from facelit.tools.align_report import SHEET
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def save(path: Path, seed: int, size: int = 140) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    small = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC).save(path)
+
+
+def write_landmarks(path: Path, names: list[str]) -> Path:
+    numbers = "\t".join(f"{number:.2f}" for number in (TEMPLATE * 1.1 + 8).ravel())
+    path.write_text("".join(f"{name}\t{numbers}\n" for name in names))
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number in range(6):
+        save(tmp_path / "photos" / f"person_{number % 2}" / f"{number}.jpg", number)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def landmarks(tmp_path: Path) -> Path:
+    """Of all photos but the last."""
+    return write_landmarks(tmp_path / "landmarks.tsv", [f"person_{number % 2}/{number}.jpg" for number in range(5)])
+
+
+def run(*arguments: object) -> int:
+    try:
+        main(["align", *map(str, arguments)])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_a_run_and_its_report(
+    photos: Path, landmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "person_0" / "text.jpg").write_text("no image")
+    target = tmp_path / "crops"
+    assert run(photos, target, "--landmarks", landmarks) == 1
+    printed = capsys.readouterr().out
+    assert f"{photos}: 7 photos, 5 crops in {target}." in printed
+    lines = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
+    counts = [lines[title][len(title.split())] for title in ("Aligned", "Several faces", "No face", "Unreadable")]
+    assert counts == ["5", "0", "1", "1"]
+    folder = target / FOLDER
+    assert (folder / "align-no-face.txt").read_text() == "person_1/5.jpg\n"
+    assert (folder / "align-aligned.txt").read_text().splitlines()[0] == "person_0/0.jpg\tperson_0/0.jpg"
+    assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot a JPEG, PNG or WebP image\n"
+    with Image.open(folder / SHEET) as sheet:
+        assert sheet.format == "PNG"
+
+
+def test_unreadable_photos_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "person_1" / "3.jpg").write_bytes(b"")
+    landmarks = write_landmarks(tmp_path / "l.tsv", [f"person_{number % 2}/{number}.jpg" for number in range(6)])
+    assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 1
+    assert "person_1/3.jpg: the file is empty" in capsys.readouterr().out
+    assert (tmp_path / "crops" / FOLDER / "align-unreadable.txt").read_text() == "person_1/3.jpg\tthe file is empty\n"
+    save(photos / "person_1" / "3.jpg", 3)
+    assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 0
+    assert "6 photos, 6 crops" in (printed := capsys.readouterr().out)
+    assert "5 done in earlier runs" in printed
+
+
+def test_crops_are_a_training_set(photos: Path, landmarks: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "crops", "--landmarks", landmarks)
+    store = FolderStore(tmp_path / "crops")
+    assert list(store.identities) == ["person_0", "person_1"]
+    assert len(store) == 5
+    for row in range(5):
+        assert read_crop(store.place(row)).shape == (112, 112, 3)
+
+
+def test_another_source_or_option_is_refused(
+    photos: Path, landmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "crops"
+    run(photos, target, "--landmarks", landmarks)
+    before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
+    save(tmp_path / "other" / "person_0" / "0.jpg", 0)
+    for arguments, words in (
+        ((photos, target, "--landmarks", landmarks, "--format", "png"), "was aligned with format jpg, not png"),
+        ((photos, target, "--landmarks", landmarks, "--quality", "90"), "was aligned with quality 95, not 90"),
+        ((tmp_path / "other", target, "--landmarks", landmarks), f"was aligned with src {photos}"),
+    ):
+        capsys.readouterr()
+        assert run(*arguments) == 2
+        message = capsys.readouterr().err
+        assert words in message
+        assert "Name another folder" in message
+        assert message.count("\n") <= 2
+    with landmarks.open("a") as file:
+        file.write("person_1/5.jpg" + "\t1\t2\t3\t4\t5\t6\t7\t8\t9\t10\n")
+    assert run(photos, target, "--landmarks", landmarks) == 2
+    assert "was aligned with landmarks" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in target.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{photos}", "{photos}"], "must not lie in each other"),
+        (["{photos}", "{photos}/crops"], "must not lie in each other"),
+        (["{photos}/person_0", "{photos}"], "must not lie in each other"),
+        (["{tmp}/absent", "{tmp}/crops"], "folder not found"),
+        (["{photos}", "{tmp}/crops", "--min_face", "11"], "option min_face: at least 12, not 11"),
+        (["{photos}", "{tmp}/crops", "--max_side", "20"], "option max_side: 0, or at least min_face"),
+        (["{photos}", "{tmp}/crops", "--quality", "0"], "option quality: 1 to 100, not 0"),
+        (["{photos}", "{tmp}/crops", "--jobs", "0"], "option jobs: at least 1, not 0"),
+        (["{photos}", "{tmp}/crops", "--which", "biggest"], "which biggest: not a valid value"),
+        (["{photos}", "{tmp}/crops", "--landmarks", "{tmp}/absent"], "option landmarks"),
+        (["{photos}", "{tmp}/crops", "--landmarks", "{tmp}/strange.tsv"], "none of its photos"),
+        (["{photos}", "{photos}/person_0/0.jpg/crops"], "must not lie in each other"),
+        (["{photos}", "{tmp}/strange.tsv/crops", "--landmarks", "{tmp}/landmarks.tsv"], "cannot write here"),
+    ],
+)
+def test_slips(
+    photos: Path,
+    landmarks: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    write_landmarks(tmp_path / "strange.tsv", ["elsewhere/1.jpg"])
+    if "--landmarks" not in arguments:
+        pytest.importorskip("mtcnnruntime", reason="the extra facelit[align] is not installed")
+    assert run(*(argument.format(photos=photos, tmp=tmp_path) for argument in arguments)) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.startswith("facelit: error: ")
+    assert message.count("\n") <= 2
+    assert not (tmp_path / "crops").exists()
+
+
+def test_landmarks_of_photos_that_are_not_there_are_counted(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    landmarks = write_landmarks(tmp_path / "l.tsv", ["person_0/0.jpg", "person_7/1.jpg"])
+    align(str(photos), str(tmp_path / "crops"), landmarks=str(landmarks), jobs=1)
+    assert "1 of its 2 photos are not in" in capsys.readouterr().out
+
+
+def test_a_full_disk_at_the_end(photos: Path, landmarks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def full(source: str, target: str) -> None:
+        if str(target).endswith(SHEET):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(FacelitError, match=f"{SHEET}: cannot write this file \\(No space left on device\\)"):
+        align(str(photos), str(tmp_path / "crops"), landmarks=str(landmarks), jobs=1)
+    assert not (tmp_path / "crops" / FOLDER / SHEET).exists()
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    names = [f"person_{number % 20}/{number}.png" for number in range(160)]
+    for number, name in enumerate(names):
+        save(tmp_path / "photos" / name, number)
+    landmarks = write_landmarks(tmp_path / "landmarks.tsv", names[:-10])
+    crops = tmp_path / "crops"
+    command = [sys.executable, str(ROOT / "main.py"), "align", str(tmp_path / "photos"), str(crops)]
+    command += ["--landmarks", str(landmarks), "--jobs", "2"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        while len(list(crops.glob("*/*.jpg"))) < 20 and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    time.sleep(0.5)  # the processes that worked for it end by themselves
+    done = len(list(crops.glob("*/*.jpg")))
+    assert 20 <= done < 150
+    for path in list_images(crops):
+        assert read_crop(path).shape == (112, 112, 3)
+    times = {path: path.stat().st_mtime_ns for path in crops.glob("*/*.jpg")}
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1, again.stderr  # ten photos have no landmarks
+    assert "160 photos, 150 crops" in again.stdout
+    assert sum(path.stat().st_mtime_ns != before for path, before in times.items()) <= 2  # those under way
+    assert len((crops / FOLDER / "align-no-face.txt").read_text().splitlines()) == 10
+    whole = tmp_path / "whole"
+    align(str(tmp_path / "photos"), str(whole), landmarks=str(landmarks), jobs=1)
+    assert all(
+        (whole / name).read_bytes() == (crops / name).read_bytes() for name in (p[:-4] + ".jpg" for p in names[:-10])
+    )
+    assert not list((crops / FOLDER).glob(".*.tmp"))
+
+
+def test_no_torch() -> None:
+    code = "import sys, facelit.align, facelit.tools.align, facelit.align.folder; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).strip() == "False"
+
+
+@pytest.mark.lfw
+def test_real_photos(lfw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mtcnnruntime", reason="the extra facelit[align] is not installed")
+    for name in ("AJ_Cook", "Abba_Eban"):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).symlink_to(lfw / "raw_250" / name)
+    (tmp_path / "photos" / "nobody").mkdir()
+    Image.new("RGB", (300, 200), "grey").save(tmp_path / "photos" / "nobody" / "wall.png")
+    crops = tmp_path / "crops"
+    assert run(tmp_path / "photos", crops, "--jobs", "1") == 1
+    first = capsys.readouterr().out
+    assert "No face" in first
+    assert "nobody/wall.png" in first
+    options = json.loads((crops / FOLDER / "options.json").read_text())
+    assert (options["detector"], options["min_face"], options["max_side"]) == ("mtcnn", 40, 1024)
+    assert (crops / "AJ_Cook" / "AJ_Cook_0001.jpg").is_file()
+    assert not (crops / "nobody").exists()
+    assert run(tmp_path / "photos", crops) == 1
