@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -52,19 +53,30 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     try:
         if first in TOOLS:
-            status = _run_tool(first, arguments[1:])
-            if status:
-                sys.exit(status)
+            _leave(_run_tool(first, arguments[1:]))
             return
         if not first.startswith("-") and first not in TRAINING:
             raise FacelitError(_unknown_command(first))
     except FacelitError as error:
         print(f"facelit: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        hint = " The same command again goes on where it was." if first in ("align", "pack") else ""
+        print(f"facelit: stopped.{hint}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     # Only now: this import takes seconds.
     from facelit.cli_training import main as main_of_training
 
     main_of_training(arguments)
+
+
+def _leave(status: int) -> None:
+    sys.stdout.flush()
+    if status:
+        sys.exit(status)
 
 
 def overview() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -113,4 +114,13 @@ def _start(counter: Any, to_share: Any) -> None:
 
 
 def _start_process(value: Any, to_share: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _start(_SharedCounter(value), to_share)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed must not go on writing beside the parent's successor, or wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

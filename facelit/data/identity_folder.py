@@ -122,11 +122,13 @@ def _named(store: CropStore, excluded: frozenset[str], path: str) -> npt.NDArray
 
 def _select(
     store: CropStore, kept: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.int64] | None, npt.NDArray[np.int32], Sequence[str]]:
+) -> tuple[npt.NDArray[np.integer[Any]] | None, npt.NDArray[np.int32], Sequence[str]]:
     """Rows of the store (None for all), labels from 0, and names of the identities that are kept."""
     if kept.all():
         return None, store.labels, store.identities
-    rows = np.flatnonzero(kept[store.labels])
+    rows: npt.NDArray[np.integer[Any]] = np.flatnonzero(kept[store.labels])
+    if len(store) < 2**31:
+        rows = rows.astype(np.int32)
     numbers = (np.cumsum(kept) - 1).astype(np.int32)
     names = Names.of(store.identities[int(number)] for number in np.flatnonzero(kept))
     return rows, numbers[store.labels[rows]], names

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from facelit.errors import FacelitError
 from facelit.progress import progress_bar
-from facelit.storage.arrow import column_of, names_of, offsets_of
+from facelit.storage.arrow import column_of, names_of, new_file, offsets_of, open_mapped
 from facelit.storage.base import CropStore
 from facelit.storage.images import is_image, read_file
 from facelit.storage.names import Names
@@ -49,6 +49,10 @@ _RACY_NS = 2_000_000_000
 """A folder that changed so shortly before it was listed may change again without another modification time."""
 _WORTH_A_BAR = 2_000
 """Fewer folders than this are listed without a progress bar."""
+
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError)
+Answer = TypeVar("Answer")
 
 
 class FolderIndex(NamedTuple):
@@ -81,8 +85,10 @@ class FolderStore(CropStore):
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.path = Path(root)
-        self._index = index_folder(self.path)
+        self._set_up(Path(root), *index_folder(Path(root)))
+
+    def _set_up(self, root: Path, index: FolderIndex, kept: Path | None) -> None:
+        self.path, self._index, self._kept = root, index, kept
         counts = np.diff(self._index.starts)
         filled = np.flatnonzero(counts)
         self._folder_of = None if len(filled) == len(counts) else filled
@@ -90,8 +96,8 @@ class FolderStore(CropStore):
         self.identities: Sequence[str] = names if self._folder_of is None else Names.of(names[int(f)] for f in filled)
         self.labels = np.repeat(np.arange(len(filled), dtype=np.int32), counts[filled])
 
-    def __reduce__(self) -> tuple[type[FolderStore], tuple[Path]]:
-        return FolderStore, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., FolderStore], tuple[Path, Path | None, str]]:
+        return _reopen, (self.path, self._kept, self.fingerprint())
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file."""
@@ -120,26 +126,41 @@ class FolderStore(CropStore):
         return digest.hexdigest()
 
 
-def index_folder(root: Path) -> FolderIndex:
+def _reopen(root: Path, kept: Path | None, fingerprint: str) -> FolderStore:
+    """The store of another process, from the list that it has kept: not from what lies in the folder by now."""
+    store = FolderStore.__new__(FolderStore)
+    try:
+        if kept is None:
+            raise OSError
+        store._set_up(root, _read_index(kept), kept)
+    except _UNREADABLE:
+        store = FolderStore(root)
+    if store.fingerprint() != fingerprint:
+        raise FacelitError(f"{root}: its list of images has changed since this program listed it. Start it again.")
+    return store
+
+
+def index_folder(root: Path) -> tuple[FolderIndex, Path | None]:
     """Lists a folder of identities, or takes what is still true from the list that was kept of it.
 
     Args:
         root: `root/<identity>/<image>`.
 
+    Returns:
+        The list, and the file that it is kept in; None where it cannot be kept.
+
     Raises:
         FacelitError: The folder is missing, cannot be read, or has images directly in it.
     """
     folders = _subfolders(root)
-    known, place = _read_kept(root)
-    base = os.fsencode(root)
-    fresh = _Fresh(known, base)
-    stale = [name for name in folders if not fresh.holds(name)]
-    if known is not None and not stale and len(known.identities) == len(folders):
-        return known
+    known, kept = _read_kept(root)
+    rows = np.full(len(folders), -1) if known is None else _rows_of(folders, known, root)
+    if known is not None and (rows >= 0).all() and len(rows) == len(known.identities):
+        return known, kept
     listed_at = time.time_ns()
-    listed = _list_all(stale, base, root)
-    merged = _merge(folders, fresh, listed, listed_at)
-    return _keep(merged, root, place)
+    stale = [folder for folder, row in zip(folders, rows.tolist(), strict=True) if row < 0]
+    listed = dict(zip(stale, _for_each(stale, _list_folder, root, "Listing"), strict=True))
+    return _keep(_merge(folders, rows, known, listed, listed_at), root)
 
 
 class _Listed(NamedTuple):
@@ -150,45 +171,44 @@ class _Listed(NamedTuple):
     lengths: npt.NDArray[np.int64]
 
 
-class _Fresh:
-    """What of a kept list is still true."""
-
-    def __init__(self, known: FolderIndex | None, base: bytes) -> None:
-        self._known = known
-        self._base = base
-        self._number = {} if known is None else {name: number for number, name in enumerate(known.identities)}
-
-    def holds(self, folder: str) -> bool:
-        number = self._number.get(folder)
-        if self._known is None or number is None:
-            return False
-        modified = int(self._known.modified_ns[number])
-        return modified != 0 and modified == os.stat(os.path.join(self._base, os.fsencode(folder))).st_mtime_ns
-
-    def take(self, folder: str) -> _Listed:
-        assert self._known is not None
-        number = self._number[folder]
-        start, stop = self._known.starts[number : number + 2]
-        offsets = self._known.images.offsets[start : stop + 1]
-        blob = self._known.images.blob[offsets[0] : offsets[-1]].tobytes() if stop > start else b""
-        return _Listed(int(self._known.modified_ns[number]), blob, np.diff(offsets))
+def _rows_of(folders: list[bytes], known: FolderIndex, root: Path) -> npt.NDArray[np.int64]:
+    """Where each folder stands in a kept list; -1 where it does not, or has changed since."""
+    names = Names.of(map(os.fsdecode, folders))
+    if np.array_equal(names.offsets, known.identities.offsets) and np.array_equal(names.blob, known.identities.blob):
+        rows = np.arange(len(folders))
+    else:
+        number = {os.fsencode(name): row for row, name in enumerate(known.identities)}
+        rows = np.array([number.get(folder, -1) for folder in folders], np.int64)
+    modified = np.array(_for_each(folders, _modified_ns, root, "Looking for changes in"), np.int64)
+    is_true = (rows >= 0) & (modified != 0)
+    is_true[is_true] &= known.modified_ns[rows[is_true]] == modified[is_true]
+    return np.where(is_true, rows, -1)
 
 
-def _subfolders(root: Path) -> list[str]:
+def _take(known: FolderIndex, row: int) -> _Listed:
+    """One folder out of a kept list."""
+    start, stop = known.starts[row : row + 2]
+    offsets = known.images.offsets[start : stop + 1]
+    blob = known.images.blob[offsets[0] : offsets[-1]].tobytes() if stop > start else b""
+    return _Listed(int(known.modified_ns[row]), blob, np.diff(offsets))
+
+
+def _subfolders(root: Path) -> list[bytes]:
     if not root.is_dir():
+        what = "is a file, and no folder" if root.is_file() else "folder not found"
         raise FacelitError(
-            f"folder not found: {root}. A training set lies in root/<identity>/<image>, in a folder that `facelit pack` wrote, or in"
-            " an InsightFace set."
+            f"{what}: {root}. A training set lies in root/<identity>/<image>, in a folder that `facelit pack` wrote, or in an"
+            " InsightFace set."
         )
-    folders: list[str] = []
+    folders: list[bytes] = []
     loose: list[str] = []
     try:
-        with os.scandir(root) as entries:
+        with os.scandir(os.fsencode(root)) as entries:
             for entry in entries:
                 if entry.is_dir():
                     folders.append(entry.name)
-                elif is_image(entry.name):
-                    loose.append(entry.name)
+                elif is_image(os.fsdecode(entry.name)):
+                    loose.append(os.fsdecode(entry.name))
     except OSError as error:
         raise FacelitError(f"{root}: cannot list this folder ({error.strerror}).") from None
     if loose:
@@ -196,7 +216,11 @@ def _subfolders(root: Path) -> list[str]:
             f"{root}: {len(loose)} image(s) lie directly in the training folder ({', '.join(sorted(loose)[:3])}...)."
             " Each image belongs in its identity's subfolder: root/<identity>/<image>."
         )
-    return sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
+    return sorted(name for name in folders if not name.startswith(b"."))
+
+
+def _modified_ns(path: bytes) -> int:
+    return os.stat(path).st_mtime_ns
 
 
 def _list_folder(path: bytes) -> _Listed:
@@ -205,38 +229,37 @@ def _list_folder(path: bytes) -> _Listed:
     return _Listed(modified_ns, b"".join(names), np.fromiter(map(len, names), np.int64, len(names)))
 
 
-def _list_all(folders: list[str], base: bytes, root: Path) -> dict[str, _Listed]:
-    """Lists folders: on one thread, or on many where it is the disk that takes the time."""
-    listed: dict[str, _Listed] = {}
+def _for_each(folders: list[bytes], ask: Callable[[bytes], Answer], root: Path, doing: str) -> list[Answer]:
+    """Asks the disk about each folder: on one thread, or on many where it is the disk that takes the time."""
+    base = os.fsencode(root)
+    answers: list[Answer] = []
     pending = iter(folders)
 
-    def list_chunk(chunk: list[str]) -> list[tuple[str, _Listed]]:
-        return [(name, _list_folder(os.path.join(base, os.fsencode(name)))) for name in chunk]
+    def ask_chunk(chunk: list[bytes]) -> list[Answer]:
+        return [ask(os.path.join(base, name)) for name in chunk]
 
-    with progress_bar(f"Listing {root}", len(folders), _WORTH_A_BAR) as show:
+    with progress_bar(f"{doing} {root}", len(folders), _WORTH_A_BAR) as show:
         try:
-            for chunk in _until_slow(pending, list_chunk):
-                listed.update(chunk)
-                show(len(listed))
+            for chunk in _until_slow(pending, ask_chunk):
+                answers += chunk
+                show(len(answers))
             chunks = iter(lambda: list(islice(pending, _CHUNK)), [])
             with ThreadPoolExecutor(_THREADS) as threads:
-                for chunk in threads.map(list_chunk, chunks):
-                    listed.update(chunk)
-                    show(len(listed))
+                for chunk in threads.map(ask_chunk, chunks):
+                    answers += chunk
+                    show(len(answers))
         except OSError as error:
             raise FacelitError(
                 f"{os.fsdecode(error.filename or base)}: cannot list this folder ({error.strerror})."
             ) from None
-    return listed
+    return answers
 
 
-def _until_slow(
-    pending: Iterator[str], list_chunk: Callable[[list[str]], list[tuple[str, _Listed]]]
-) -> Iterator[list[tuple[str, _Listed]]]:
-    """Chunks listed by this thread, until most of a chunk's time goes into waiting for the disk."""
+def _until_slow(pending: Iterator[bytes], ask_chunk: Callable[[list[bytes]], list[Answer]]) -> Iterator[list[Answer]]:
+    """Chunks asked for by this thread, until most of a chunk's time goes into waiting for the disk."""
     while chunk := list(islice(pending, _CHUNK)):
         wall, computing, waits = time.perf_counter(), time.thread_time(), _times_waited()
-        yield list_chunk(chunk)
+        yield ask_chunk(chunk)
         wall, computing = time.perf_counter() - wall, time.thread_time() - computing
         # A thread that other programs keep from computing is not waiting for the disk.
         if wall > 0.1 and computing < wall / 2 and _times_waited() - waits >= len(chunk) / 2:
@@ -248,9 +271,18 @@ def _times_waited() -> int:
     return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
-def _merge(folders: list[str], fresh: _Fresh, listed: dict[str, _Listed], listed_at: int) -> pa.RecordBatch:
+def _merge(
+    folders: list[bytes],
+    kept_rows: npt.NDArray[np.int64],
+    known: FolderIndex | None,
+    listed: dict[bytes, _Listed],
+    listed_at: int,
+) -> pa.RecordBatch:
     """The rows of all folders, sorted by name, as one Arrow record batch."""
-    rows = [listed[name] if name in listed else fresh.take(name) for name in folders]
+    rows = [
+        listed[folder] if row < 0 or known is None else _take(known, row)
+        for folder, row in zip(folders, kept_rows.tolist(), strict=True)
+    ]
     lengths = np.concatenate([row.lengths for row in rows]) if rows else np.empty(0, np.int64)
     counts = [len(row.lengths) for row in rows]
     modified = np.array([row.modified_ns for row in rows], np.int64)
@@ -258,7 +290,7 @@ def _merge(folders: list[str], fresh: _Fresh, listed: dict[str, _Listed], listed
     images = column_of(lengths, b"".join(row.blob for row in rows))
     return pa.record_batch(
         [
-            pa.array([os.fsencode(name) for name in folders], pa.large_binary()),
+            pa.array(folders, pa.large_binary()),
             pa.array(modified),
             pa.LargeListArray.from_arrays(pa.array(offsets_of(counts)), images),
         ],
@@ -274,30 +306,33 @@ def _view(batch: pa.RecordBatch) -> FolderIndex:
     )
 
 
-def _cache_path(root: Path) -> Path:
-    """Where the list of a read-only folder is kept."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
-    return caches / "facelit" / f"index-{digest}.arrow"
+def _places(root: Path) -> list[Path]:
+    """Where the list of a folder may be kept: beside the data, or in the user's cache folder."""
+    places = [root / INDEX_NAME]
+    with suppress(RuntimeError):  # a user without a home has no cache
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
+        places.append(caches / "facelit" / f"index-{digest}.arrow")
+    return places
 
 
 def _read_kept(root: Path) -> tuple[FolderIndex | None, Path | None]:
-    """The list that was kept of a folder, if there is one, and where."""
-    for path in (root / INDEX_NAME, _cache_path(root)):
-        if not path.is_file():
-            continue
-        try:
+    """The newest list that was kept of a folder, if there is one, and where."""
+    found: list[tuple[int, Path]] = []
+    for path in _places(root):
+        with suppress(OSError):
+            found.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(found, reverse=True):
+        with suppress(*_UNREADABLE):  # another version's, or damaged: the folder is listed again
             return _read_index(path), path
-        except (pa.ArrowException, OSError, ValueError, KeyError):
-            continue  # another version's, or damaged: the folder is listed again
     return None, None
 
 
 def _read_index(path: Path) -> FolderIndex:
-    with pa.memory_map(os.fspath(path)) as file, pa.ipc.open_file(file) as reader:
-        if reader.schema.metadata.get(b"facelit-index") != _VERSION or reader.num_record_batches != 1:
-            raise ValueError("not an index of this version")
-        batch = reader.get_batch(0)
+    reader, _ = open_mapped(path)
+    if (reader.schema.metadata or {}).get(b"facelit-index") != _VERSION or reader.num_record_batches != 1:
+        raise ValueError("not an index of this version")
+    batch = reader.get_batch(0)
     batch.validate(full=True)  # the file may come from a stranger, with the data
     index = _view(batch)
     if (index.images.blob == ord("/")).any() or (index.identities.blob == ord("/")).any():
@@ -305,22 +340,19 @@ def _read_index(path: Path) -> FolderIndex:
     return index
 
 
-def _keep(batch: pa.RecordBatch, root: Path, place: Path | None) -> FolderIndex:
+def _keep(batch: pa.RecordBatch, root: Path) -> tuple[FolderIndex, Path | None]:
     """Writes the list and maps it; where nothing can be written it stays in memory, and is made anew next time."""
     # A folder without any write permission is meant to stay as it is, even where this user (root) could write.
-    beside = [root / INDEX_NAME] if root.stat().st_mode & 0o222 else []
-    for path in dict.fromkeys([*beside, place or _cache_path(root), _cache_path(root)]):
+    may_write = bool(root.stat().st_mode & 0o222)
+    for path in _places(root)[0 if may_write else 1 :]:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with (
-                pa.OSFile(os.fspath(temporary), "wb") as file,
-                pa.ipc.new_file(file, batch.schema.with_metadata({b"facelit-index": _VERSION})) as writer,
-            ):
+            with new_file(temporary, batch.schema.with_metadata({b"facelit-index": _VERSION})) as writer:
                 writer.write_batch(batch)
             os.replace(temporary, path)
-            return _read_index(path)
+            return _read_index(path), path
         except OSError:
             with suppress(OSError):
                 temporary.unlink()
-    return _view(batch)
+    return _view(batch), None

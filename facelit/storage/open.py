@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from facelit.errors import FacelitError
 from facelit.storage.base import CropStore
 from facelit.storage.folder import FolderStore
 from facelit.storage.packed import MANIFEST, PackedStore
@@ -21,10 +22,13 @@ def open_store(path: str | os.PathLike[str]) -> CropStore:
         FacelitError: There is no such folder, or it is damaged.
     """
     path = Path(path)
-    if (path / MANIFEST).is_file():
-        return PackedStore(path)
-    if (path / "train.rec").is_file():
-        from facelit.storage.recordio import RecordStore
+    try:
+        if (path / MANIFEST).is_file():
+            return PackedStore(path)
+        if (path / "train.rec").is_file():
+            from facelit.storage.recordio import RecordStore
 
-        return RecordStore(path)
-    return FolderStore(path)
+            return RecordStore(path)
+        return FolderStore(path)
+    except OSError as error:  # a folder that may not be looked into
+        raise FacelitError(f"{error.filename or path}: cannot be read ({error.strerror or error}).") from None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from facelit.errors import FacelitError
-from facelit.storage.arrow import names_of
+from facelit.storage.arrow import names_of, open_mapped
 from facelit.storage.base import CropStore
 from facelit.storage.images import BadImageError
 from facelit.storage.names import Names
@@ -29,6 +30,7 @@ from facelit.storage.names import Names
 MANIFEST = "facelit-pack.json"
 IDENTITIES = "identities.arrow"
 VERSION = 1
+AGAIN = "Fetch it again; or run the same `facelit pack SRC DST` again, which writes what is missing or damaged."
 SHARD_SCHEMA = pa.schema(
     [
         ("image", pa.large_binary()),
@@ -50,7 +52,7 @@ class Manifest(NamedTuple):
         any_size: Whether images of other sizes than 112x112 were let in.
         skip_bad: Whether images that cannot be read were left out.
         shards: Images and bytes of each shard; empty until all are written.
-        skipped: How many images were left out.
+        skipped: Rows of the source that were left out.
     """
 
     source: str
@@ -60,7 +62,7 @@ class Manifest(NamedTuple):
     any_size: bool = False
     skip_bad: bool = False
     shards: Sequence[tuple[int, int]] = ()
-    skipped: int = 0
+    skipped: Sequence[int] = ()
 
     @property
     def complete(self) -> bool:
@@ -90,7 +92,10 @@ class Manifest(NamedTuple):
             if found["version"] != VERSION:
                 raise FacelitError(f"{path}: version {found['version']} of the format; this facelit reads {VERSION}.")
             shards = [(int(images), int(size)) for images, size in found["shards"]]
-            return cls(**{name: found[name] for name in cls._fields if name != "shards"}, shards=shards)
+            manifest = cls(**{name: found[name] for name in cls._fields if name != "shards"}, shards=shards)
+            if min(manifest.images, manifest.identities, manifest.images_per_shard) < 1:
+                raise ValueError("sizes below 1")
+            return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FacelitError(f"{path}: not a packed folder's description, or a damaged one ({error}).") from None
 
@@ -116,7 +121,10 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = os.open(path, os.O_RDONLY)
+        try:
+            self._file = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise FacelitError(f"{path}: cannot open this shard ({error.strerror}).") from None
         with _read_batches(path) as batches:
             self.identity: npt.NDArray[np.int32] = _joined(batches.columns("identity"), np.int32)
             self._images = [_Blob.of(column, batches.address) for column in batches.columns("image")]
@@ -171,14 +179,15 @@ class PackedStore(CropStore):
                 " stopped."
             )
         self.identities: Sequence[str] = _read_identities(self.path, self.manifest.identities)
+        _allow_open_files(len(self.manifest.shards))
         self.shards = [self._open(number, *shard) for number, shard in enumerate(self.manifest.shards)]
         self._starts: list[int] = np.cumsum([0, *map(len, self.shards)]).tolist()
         self.labels = np.concatenate([shard.identity for shard in self.shards])
         if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.identities):
-            raise FacelitError(f"{self.path}: an identity number without a name in {IDENTITIES}. Pack again.")
+            raise FacelitError(f"{self.path}: an identity number without a name in {IDENTITIES}. {AGAIN}")
 
-    def __reduce__(self) -> tuple[type[PackedStore], tuple[Path]]:
-        return PackedStore, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., PackedStore], tuple[Path, Manifest]]:
+        return _reopen, (self.path, self.manifest)
 
     def encoded(self, row: int) -> bytes:
         """The image's bytes, as they were packed."""
@@ -214,15 +223,30 @@ class PackedStore(CropStore):
     def _open(self, number: int, images: int, size: int) -> Shard:
         path = shard_path(self.path, number)
         if not path.is_file():
-            raise FacelitError(f"{path}: this shard is missing. Fetch it again, or pack again.")
+            raise FacelitError(f"{path}: this shard is missing. {AGAIN}")
         if path.stat().st_size != size:
-            raise FacelitError(
-                f"{path}: {path.stat().st_size:,} bytes instead of {size:,}. Fetch it again, or pack again."
-            )
+            raise FacelitError(f"{path}: {path.stat().st_size:,} bytes instead of {size:,}. {AGAIN}")
         shard = Shard(path)
         if len(shard) != images:
-            raise FacelitError(f"{path}: {len(shard):,} images instead of {images:,}. Fetch it again, or pack again.")
+            raise FacelitError(f"{path}: {len(shard):,} images instead of {images:,}. {AGAIN}")
         return shard
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises this process's own limit of open files, where the system lets it: each shard is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft + count if hard == resource.RLIM_INFINITY else min(hard, soft + count)
+    if count > soft // 4 and wanted > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _reopen(folder: Path, manifest: Manifest) -> PackedStore:
+    """The store of another process: still the same pack."""
+    store = PackedStore(folder)
+    if store.manifest != manifest:
+        raise FacelitError(f"{folder}: was packed anew while this program was running. Start it again.")
+    return store
 
 
 class _Blob(NamedTuple):
@@ -257,19 +281,15 @@ class _Batches(NamedTuple):
 def _read_batches(path: Path) -> Iterator[_Batches]:
     """Maps a shard; what lies in it is checked, as it may come from a stranger."""
     try:
-        with pa.memory_map(os.fspath(path)) as file:
-            reader = pa.ipc.open_file(file)
-            if not reader.schema.equals(SHARD_SCHEMA):
-                raise ValueError("other columns than a shard's")
-            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-            for batch in batches:
-                batch.validate(full=True)
-            file.seek(0)
-            yield _Batches(batches, file.read_buffer(1).address)
+        reader, address = open_mapped(path)
+        if not reader.schema.equals(SHARD_SCHEMA):
+            raise ValueError("other columns than a shard's")
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise FacelitError(
-            f"{path}: not a shard, or a damaged one ({error}). Pack again, or fetch the file again."
-        ) from None
+        raise FacelitError(f"{path}: not a shard, or a damaged one ({error}). {AGAIN}") from None
+    yield _Batches(batches, address)
 
 
 def _joined(columns: list[pa.Array], dtype: type[np.generic]) -> npt.NDArray[Any]:
@@ -279,12 +299,12 @@ def _joined(columns: list[pa.Array], dtype: type[np.generic]) -> npt.NDArray[Any
 def _read_identities(folder: Path, count: int) -> Names:
     path = folder / IDENTITIES
     try:
-        with pa.memory_map(os.fspath(path)) as file, pa.ipc.open_file(file) as reader:
-            batch = reader.get_batch(0)
-            batch.validate(full=True)
-            names = names_of(batch.column("identity"))
+        reader, _ = open_mapped(path)
+        batch = reader.get_batch(0)
+        batch.validate(full=True)
+        names = names_of(batch.column("identity"))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise FacelitError(f"{path}: cannot read the names of the identities ({error}). Pack again.") from None
+        raise FacelitError(f"{path}: cannot read the names of the identities ({error}). {AGAIN}") from None
     if len(names) != count:
-        raise FacelitError(f"{path}: {len(names):,} identities instead of {count:,}. Fetch it again, or pack again.")
+        raise FacelitError(f"{path}: {len(names):,} identities instead of {count:,}. {AGAIN}")
     return names

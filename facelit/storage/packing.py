@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,22 +17,28 @@ from facelit import processes
 from facelit.errors import FacelitError
 from facelit.processes import run_in_processes
 from facelit.progress import progress_bar
-from facelit.storage.arrow import column_of
+from facelit.storage.arrow import column_of, new_file
 from facelit.storage.base import CropStore
 from facelit.storage.images import BadImageError, decode_crop
 from facelit.storage.packed import IDENTITIES, MANIFEST, SHARD_SCHEMA, Manifest, PackedStore, Shard, shard_path
 
 IMAGES_PER_SHARD = 65_536
 """About 300 MB of JPEG crops: few files, and enough of them for all processes."""
+MOST_SHARDS = 128
+"""Larger sets get larger shards: each is an open file in every process that reads them."""
 SKIPPED = "skipped.tsv"
-"""Names and reasons of the images that were left out."""
+"""Places and reasons of the images that were left out."""
+
+_LOCK = ".lock"
+_KEPT = "What is packed so far is kept: mend that, then run the same command again."
 
 _BATCH_BYTES = 64 << 20
 
 
 class Skipped(NamedTuple):
-    """An image that was left out."""
+    """An image that was left out: its row in the source, where it lies, and what is wrong with it."""
 
+    row: int
     place: str
     reason: str
 
@@ -51,13 +59,14 @@ def pack(
     any_size: bool = False,
     skip_bad: bool = False,
 ) -> PackedStore:
-    """Packs a store; a target that an earlier call left unfinished is finished.
+    """Packs a store; a target that an earlier call left unfinished, or that has lost a shard, is finished.
 
     Args:
         source: What is packed.
-        target: The folder to write; new or empty, or an unfinished pack of the same source.
+        target: The folder to write; new or empty, or a pack of the same source.
         jobs: Processes that write.
-        images_per_shard: By default 65,536, or less where every process shall have a shard to write.
+        images_per_shard: By default 65,536; fewer where every process shall have a shard to write, more where that would make
+            over 128 shards.
         any_size: Let images of other sizes than 112x112 in.
         skip_bad: Leave out images that cannot be read, and list them in `skipped.tsv`, instead of stopping.
 
@@ -65,17 +74,24 @@ def pack(
         The finished pack.
 
     Raises:
-        FacelitError: The target holds something else, an image cannot be read, or the disk is full.
+        FacelitError: The target holds something else, another program is packing to it, an image cannot be read, or the
+            disk is full.
     """
-    manifest = _plan(source, target, jobs, images_per_shard, any_size, skip_bad)
-    if not manifest.complete:
-        _write_identities(source, target)
-        todo = [number for number in range(manifest.num_shards) if not _is_written(target, number, manifest)]
-        done = len(source) - sum(_shard_rows(manifest, number)[1] - _shard_rows(manifest, number)[0] for number in todo)
-        with progress_bar(f"Packing {source.path}", len(source)) as show:
-            works = [_Work(target, number, manifest) for number in todo]
-            run_in_processes(_write_shard, works, jobs, lambda count: show(done + count), source)
-        _finish(target, manifest)
+    try:
+        with _held(source, target):
+            manifest = _plan(source, target, jobs, images_per_shard, any_size, skip_bad)
+            todo = [number for number in range(manifest.num_shards) if not _is_written(target, number, manifest)]
+            if todo or not manifest.complete:
+                _write_identities(source, target)
+                done = len(source) - sum(len(_shard_rows(manifest, number)) for number in todo)
+                with progress_bar(f"Packing {source.path}", len(source)) as show:
+                    works = [_Work(target, number, manifest) for number in todo]
+                    run_in_processes(_write_shard, works, jobs, lambda count: show(done + count), source)
+                _finish(target, manifest)
+    except OSError as error:
+        raise FacelitError(
+            f"{error.filename or target}: cannot be written ({error.strerror or error}). {_KEPT}"
+        ) from None
     return PackedStore(target)
 
 
@@ -100,56 +116,83 @@ def verify(packed: PackedStore, source: CropStore | None = None, jobs: int = 1) 
     return [line for lines in found for line in lines]
 
 
-def _plan(
-    source: CropStore, target: Path, jobs: int, images_per_shard: int | None, any_size: bool, skip_bad: bool
-) -> Manifest:
-    """What is to be written; an unfinished pack goes on by the plan that it was begun with."""
-    if len(source) == 0:
-        raise FacelitError(f"{source.path}: no images to pack.")
+@contextmanager
+def _held(source: CropStore, target: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other programs from packing to it."""
     if target.resolve().is_relative_to(source.path.resolve()):
         raise FacelitError(
             f"{target} lies inside {source.path}, and would be taken for an identity. Pack to another folder."
         )
-    if (target / MANIFEST).is_file():
-        return _resume(Manifest.read(target), source, target, any_size, skip_bad)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not (target / MANIFEST).is_file() and target.exists() and (not target.is_dir() or _has_content(target)):
         raise FacelitError(f"{target}: exists and is no unfinished pack. Pack to a new folder.")
-    size = images_per_shard or min(IMAGES_PER_SHARD, max(1024, -(-len(source) // jobs)))
+    target.mkdir(parents=True, exist_ok=True)
+    with open(target / _LOCK, "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FacelitError(f"{target}: another program is packing to this folder.") from None
+        except OSError:
+            pass  # a file system without locks
+        for leftover in target.glob("*.tmp"):
+            leftover.unlink()
+        yield
+    (target / _LOCK).unlink(missing_ok=True)
+
+
+def _has_content(target: Path) -> bool:
+    return any(path.name != _LOCK and path.suffix != ".tmp" for path in target.iterdir())
+
+
+def _plan(
+    source: CropStore, target: Path, jobs: int, images_per_shard: int | None, any_size: bool, skip_bad: bool
+) -> Manifest:
+    """What is to be written; a pack that was begun goes on by its own plan."""
+    if len(source) == 0:
+        raise FacelitError(f"{source.path}: no images to pack.")
+    if (target / MANIFEST).is_file():
+        manifest = Manifest.read(target)
+        _refuse_other_plan(manifest, source, target, images_per_shard, any_size, skip_bad)
+        return manifest
+    spread = min(IMAGES_PER_SHARD, max(1024, -(-len(source) // jobs)))
+    size = images_per_shard or max(spread, -(-len(source) // MOST_SHARDS))
     manifest = Manifest(source.fingerprint(), len(source), len(source.identities), size, any_size, skip_bad)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        manifest.write(target)
-    except OSError as error:
-        raise FacelitError(f"{target}: cannot be written ({error.strerror}).") from None
+    manifest.write(target)
     return manifest
 
 
-def _resume(manifest: Manifest, source: CropStore, target: Path, any_size: bool, skip_bad: bool) -> Manifest:
+def _refuse_other_plan(
+    manifest: Manifest, source: CropStore, target: Path, size: int | None, any_size: bool, skip_bad: bool
+) -> None:
     if manifest.source != source.fingerprint():
         raise FacelitError(
             f"{target}: was begun from another source than {source.path}, or its list of images has changed since. Delete"
             " it, or pack to a new folder."
         )
-    if (manifest.any_size, manifest.skip_bad) != (any_size, skip_bad) and not manifest.complete:
+    if (manifest.any_size, manifest.skip_bad) != (any_size, skip_bad) or size not in (None, manifest.images_per_shard):
         raise FacelitError(
-            f"{target}: was begun with any_size={manifest.any_size} and on_bad_image"
-            f" {'skip' if manifest.skip_bad else 'error'}. Give the same options, or delete it."
+            f"{target}: was begun with {'' if manifest.any_size else 'no '}any_size, on_bad_image"
+            f" {'skip' if manifest.skip_bad else 'error'} and {manifest.images_per_shard} images_per_shard. Give the same"
+            " options, or delete it."
         )
-    return manifest
 
 
-def _shard_rows(manifest: Manifest, number: int) -> tuple[int, int]:
+def _shard_rows(manifest: Manifest, number: int) -> range:
     start = number * manifest.images_per_shard
-    return start, min(start + manifest.images_per_shard, manifest.images)
+    return range(start, min(start + manifest.images_per_shard, manifest.images))
 
 
 def _is_written(target: Path, number: int, manifest: Manifest) -> bool:
-    """Whether an earlier run has written this shard: a shard gets its name only once it was read back."""
-    path = shard_path(target, number)
+    """Whether an earlier run has written this shard whole: a shard gets its name only once it was read back."""
+    path, rows = shard_path(target, number), _shard_rows(manifest, number)
     if not path.is_file():
         return False
-    start, stop = _shard_rows(manifest, number)
-    return len(Shard(path)) + len(_skipped(path)) == stop - start
+    try:
+        shard = Shard(path)
+    except FacelitError:
+        return False  # damaged since
+    if manifest.complete:
+        return (len(shard), path.stat().st_size) == manifest.shards[number]
+    return len(shard) + len(_skipped(path)) == len(rows)
 
 
 def _skipped_path(shard: Path) -> Path:
@@ -163,25 +206,37 @@ def _skipped(shard: Path) -> list[Skipped]:
 
 def _finish(target: Path, manifest: Manifest) -> None:
     """Makes the shards a pack."""
-    shards = [Shard(shard_path(target, number)) for number in range(manifest.num_shards)]
-    skipped = [entry for shard in shards for entry in _skipped(shard.path)]
+    paths = [shard_path(target, number) for number in range(manifest.num_shards)]
+    counts = [len(Shard(path)) for path in paths]
+    skipped = [entry for path in paths for entry in _skipped(path)]
+    if manifest.complete:  # a shard was mended, from the same images
+        skipped = []
     if skipped:
-        rows = "".join(f"{entry.place}\t{entry.reason}\n" for entry in skipped)
+        rows = "".join(f"{escape(entry.place)}\t{escape(entry.reason)}\n" for entry in skipped)
         (target / SKIPPED).write_text(rows, encoding="utf-8", errors="surrogateescape")
-    if not any(map(len, shards)):
+    if not any(counts):
+        for path in paths:  # so that the same command, once the images are mended, does not find them written
+            path.unlink()
         raise FacelitError(f"{target}: no image is left; {SKIPPED} in it says why.")
-    written = [(len(shard), shard.path.stat().st_size) for shard in shards]
-    manifest._replace(shards=written, skipped=len(skipped)).write(target)
-    for leftover in (*target.glob("*.skipped.json"), *target.glob("*.tmp")):
+    written = [(count, path.stat().st_size) for count, path in zip(counts, paths, strict=True)]
+    rows_left_out = manifest.skipped if manifest.complete else [entry.row for entry in skipped]
+    manifest._replace(shards=written, skipped=rows_left_out).write(target)
+    for leftover in target.glob("*.skipped.json"):
         leftover.unlink()
+
+
+def escape(text: str) -> str:
+    """A value for one column of one line."""
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _write_identities(source: CropStore, target: Path) -> None:
     names = [os.fsencode(name) for name in source.identities]
     schema = pa.schema([("identity", pa.large_binary())])
     column = column_of([len(name) for name in names], b"".join(names))
-    with pa.OSFile(os.fspath(target / IDENTITIES), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+    with new_file(target / f"{IDENTITIES}.tmp", schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
+    os.replace(target / f"{IDENTITIES}.tmp", target / IDENTITIES)
 
 
 # What the worker processes run.
@@ -189,13 +244,13 @@ def _write_identities(source: CropStore, target: Path) -> None:
 
 def _write_shard(work: _Work) -> None:
     source, path = _checked_source(work.manifest), shard_path(work.target, work.number)
-    temporary = path.with_suffix(".arrow.tmp")
+    temporary = path.with_suffix(f".arrow.{os.getpid()}.tmp")
     skipped: list[Skipped] = []
     try:
-        with pa.OSFile(os.fspath(temporary), "wb") as file, pa.ipc.new_file(file, SHARD_SCHEMA) as writer:
-            for batch in _batches(source, range(*_shard_rows(work.manifest, work.number)), work.manifest, skipped):
+        _skipped_path(path).unlink(missing_ok=True)
+        with new_file(temporary, SHARD_SCHEMA) as writer:
+            for batch in _batches(source, _shard_rows(work.manifest, work.number), work.manifest, skipped):
                 writer.write_batch(batch)
-        _sync(temporary)
         wrong = _wrong_checksums(Shard(temporary))
         if wrong:
             raise OSError(0, f"the disk gives back other bytes than were written, at {wrong[0]}")
@@ -203,11 +258,10 @@ def _write_shard(work: _Work) -> None:
             _skipped_path(path).write_text(json.dumps(skipped), encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FacelitError(
-            f"{path}: cannot be written ({error.strerror or error}). What is packed so far is kept: mend that, then run the"
-            " same command again."
-        ) from None
+        raise FacelitError(f"{path}: cannot be written ({error.strerror or error}). {_KEPT}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _verify_shard(work: _Work) -> list[str]:
@@ -215,27 +269,16 @@ def _verify_shard(work: _Work) -> list[str]:
     wrong = _wrong_checksums(shard)
     if processes.shared is None or wrong:
         return wrong
-    source = _checked_source(work.manifest)
-    left_out = _left_out(work.target)
-    row = 0
-    for original in range(*_shard_rows(work.manifest, work.number)):
-        if source.place(original) in left_out:
-            continue
-        if row == len(shard) or shard.name(row) != source.name(original):
+    source, left_out = _checked_source(work.manifest), frozenset(work.manifest.skipped)
+    rows = [row for row in _shard_rows(work.manifest, work.number) if row not in left_out]
+    if len(rows) != len(shard):
+        return [f"{shard.path}: holds {len(shard):,} images instead of {len(rows):,}"]
+    for row, original in enumerate(rows):
+        if shard.name(row) != source.name(original):
             wrong.append(f"{shard.path}, row {row}: should hold {source.name(original)}")
-            break
-        if shard.identity[row] != source.labels[original] or shard.encoded(row) != bytes(source.encoded(original)):
+        elif shard.identity[row] != source.labels[original] or shard.encoded(row) != bytes(source.encoded(original)):
             wrong.append(f"{shard.path}, row {row}: differs from {source.place(original)}")
-        row += 1
     return wrong
-
-
-def _left_out(target: Path) -> frozenset[str]:
-    path = target / SKIPPED
-    if not path.is_file():
-        return frozenset()
-    rows = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    return frozenset(row.split("\t")[0] for row in rows)
 
 
 def _batches(
@@ -254,7 +297,7 @@ def _batches(
                 raise FacelitError(
                     f"{error} Or leave such images out: --on_bad_image skip. (`facelit check {source.path}` finds them all.)"
                 ) from None
-            skipped.append(Skipped(error.place, error.reason))
+            skipped.append(Skipped(row, error.place, error.reason))
         else:
             images.append(data)
             kept.append(row)
@@ -286,18 +329,15 @@ def _wrong_checksums(shard: Shard) -> list[str]:
     return wrong
 
 
-def _sync(path: Path) -> None:
-    """Waits until the disk has the file: its final name must not outlive its contents in a power cut."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+_checked: CropStore | None = None
 
 
 def _checked_source(manifest: Manifest) -> CropStore:
     """The source, as this process has opened it: still the one that the plan was made for."""
+    global _checked
     source: CropStore = processes.shared
-    if source.fingerprint() != manifest.source:
-        raise FacelitError(f"{source.path}: its list of images has changed while it was being packed.")
+    if source is not _checked:  # once in each process: it takes a while for millions of images
+        if source.fingerprint() != manifest.source:
+            raise FacelitError(f"{source.path}: its list of images has changed while it was being packed.")
+        _checked = source
     return source

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,8 +68,8 @@ class RecordStore(CropStore):
         self.identities: Sequence[str] = Names.of(str(value) for value in self._values)
         _check_property(self.path / "property", self._values)
 
-    def __reduce__(self) -> tuple[type[RecordStore], tuple[Path]]:
-        return RecordStore, (self.path,)
+    def __reduce__(self) -> tuple[Callable[..., RecordStore], tuple[Path, str]]:
+        return _reopen, (self.path, self.fingerprint())
 
     def encoded(self, row: int) -> bytes:
         """The image's bytes.
@@ -107,6 +107,14 @@ class RecordStore(CropStore):
         for array in (*self._index, self.labels, self._values):
             digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
+
+
+def _reopen(root: Path, fingerprint: str) -> RecordStore:
+    """The store of another process: still the same set."""
+    store = RecordStore(root)
+    if store.fingerprint() != fingerprint:
+        raise FacelitError(f"{root}: has changed since this program opened it. Start it again.")
+    return store
 
 
 def write_recordio(store: CropStore, folder: Path, progress: bool = False) -> None:

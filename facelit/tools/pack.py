@@ -9,7 +9,7 @@ from facelit.errors import FacelitError
 from facelit.processes import default_jobs
 from facelit.storage.base import CropStore
 from facelit.storage.open import open_store
-from facelit.storage.packed import PackedStore
+from facelit.storage.packed import MANIFEST, Manifest, PackedStore
 from facelit.storage.packing import SKIPPED
 from facelit.storage.packing import pack as write_pack
 from facelit.storage.packing import verify as compare
@@ -52,9 +52,15 @@ def pack(
     Raises:
         FacelitError: SRC is damaged, DST holds something else, or the disk is full.
     """
+    for name, value in (("images_per_shard", images_per_shard), ("jobs", jobs)):
+        if value is not None and value < 1:
+            raise FacelitError(f"--{name} must be at least 1, not {value}.")
     jobs = jobs or default_jobs()
-    if images_per_shard is not None and images_per_shard < 1:
-        raise FacelitError(f"--images_per_shard must be at least 1, not {images_per_shard}.")
+    if format != "arrow" and (verify or any_size or images_per_shard or on_bad_image == "skip"):
+        raise FacelitError(
+            f"--format {format} copies the images as they are: --verify, --on_bad_image, --any_size and --images_per_shard go with"
+            " the arrow format only."
+        )
     if verify:
         return _verify(src, dst, jobs)
     if dst is None:
@@ -66,14 +72,15 @@ def pack(
     source = open_store(src)
     if format == "recordio":
         return _write_recordio(source, Path(dst))
+    was_complete = Path(dst, MANIFEST).is_file() and Manifest.read(Path(dst)).complete
     packed = write_pack(source, Path(dst), jobs, images_per_shard, any_size, on_bad_image == "skip")
     size = sum(bytes_ for _, bytes_ in packed.manifest.shards)
     print(
-        f"{dst}: {len(packed):,} images of {len(packed.identities):,} identities in {len(packed.shards)} shard(s),"
+        f"{dst}{' is complete' if was_complete else ''}: {len(packed):,} images of {len(packed.identities):,} identities in {len(packed.shards)} shard(s),"
         f" {size / 1e6:,.1f} MB. Train from it: --data.train.root {dst}"
     )
     if packed.manifest.skipped:
-        print(f"{packed.manifest.skipped:,} image(s) were left out: {Path(dst, SKIPPED)}")
+        print(f"{len(packed.manifest.skipped):,} image(s) were left out: {Path(dst, SKIPPED)}")
     return 0
 
 
@@ -109,6 +116,8 @@ def _write_recordio(source: CropStore, target: Path) -> int:
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FacelitError(f"{target}: exists and is not an empty folder.")
+    if target.resolve().is_relative_to(source.path.resolve()):
+        raise FacelitError(f"{target} lies inside {source.path}. Write to another folder.")
     write_recordio(source, target, progress=True)
     print(
         f"{target}: train.rec, train.idx and property with {len(source):,} images of {len(source.identities):,} identities."

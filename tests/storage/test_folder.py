@@ -165,14 +165,14 @@ def test_where_nothing_can_be_written_the_list_is_made_each_time(
 
 def refuse_writing_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests may run as root, for whom no folder is read-only."""
-    original = folder_module.pa.OSFile
+    original = folder_module.new_file
 
-    def refuse(path: str, mode: str) -> object:
-        if Path(path).parent == root:
+    def refuse(path: Path, schema: object) -> object:
+        if path.parent == root:
             raise PermissionError(13, "Permission denied", path)
-        return original(path, mode)
+        return original(path, schema)
 
-    monkeypatch.setattr(folder_module.pa, "OSFile", refuse)
+    monkeypatch.setattr(folder_module, "new_file", refuse)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not arrow", None], ids=["empty", "text", "cut short"])
@@ -215,7 +215,8 @@ def test_memory_per_image(tmp_path: Path) -> None:
     """Arrays of a few bytes per image, mapped from the index; a pickled store is its path."""
     root = make_tree(tmp_path / "faces", {f"p{number:02d}": 100 for number in range(20)})
     store = FolderStore(root)
-    index = index_folder(root)
+    index, kept = index_folder(root)
+    assert kept == root / INDEX_NAME
     parts = (index.starts, index.images.offsets, index.images.blob, index.identities.blob, store.labels)
     assert sum(part.nbytes for part in parts) < 40 * len(store)
     assert (root / INDEX_NAME).stat().st_size < 40 * len(store)
@@ -224,9 +225,74 @@ def test_memory_per_image(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).labels, store.labels)
 
 
+def test_a_pickled_store_is_the_same_whatever_happens_to_the_folder(tmp_path: Path) -> None:
+    """A worker that is not forked must not list anew: its rows would be other images than its parent's."""
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2, "c": 2})
+    store = FolderStore(root)
+    before, data = listed(store), pickle.dumps(store)
+    (root / "a" / "0000.jpg").write_bytes(b"x")
+    assert listed(pickle.loads(data)) == before
+    FolderStore(root)  # another program lists the folder, and replaces the list
+    with pytest.raises(FacelitError, match="has changed since this program listed it"):
+        pickle.loads(data)
+
+
+def test_the_newest_list_counts(tmp_path: Path, listings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in the folder, which is read-only and has changed since; one in the cache that is true."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    FolderStore(root)
+    os.utime(root / INDEX_NAME, (OLD, OLD))
+    (root / "a" / "new.jpg").write_bytes(b"x")
+    settle(root)
+    os.utime(root / "a", (OLD + 1, OLD + 1))
+    root.chmod(0o555)
+    FolderStore(root)
+    listings.clear()
+    assert listed(FolderStore(root)) == literal_listing(root)
+    assert listings == []
+
+
+def test_the_second_start_on_a_slow_disk_is_shared_out_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_tree(tmp_path / "faces", {f"p{number:03d}": 1 for number in range(300)})
+    FolderStore(root)
+    at_once, most = [0], [0]
+
+    def slow(path: bytes) -> int:
+        at_once[0] += 1
+        most[0] = max(most[0], at_once[0])
+        time.sleep(0.01)
+        at_once[0] -= 1
+        return os.stat(path).st_mtime_ns
+
+    monkeypatch.setattr(folder_module, "_modified_ns", slow)
+    FolderStore(root)
+    assert most[0] > 2
+
+
+def test_without_a_home_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(folder_module.Path, "home", no_home)
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    root.chmod(0o555)
+    assert listed(FolderStore(root)) == literal_listing(root)
+
+
+def test_a_root_that_is_no_utf_8(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / os.fsdecode(b"caf\xe9"), {"a": 2, "b": 2})
+    assert listed(FolderStore(root)) == listed(FolderStore(root)) == literal_listing(root)
+    assert (root / INDEX_NAME).is_file()
+
+
 def test_slips(tmp_path: Path) -> None:
     with pytest.raises(FacelitError, match="folder not found"):
         FolderStore(tmp_path / "absent")
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(FacelitError, match="is a file"):
+        FolderStore(tmp_path / "file")
     (tmp_path / "loose.jpg").write_bytes(b"x")
     with pytest.raises(FacelitError, match=r"loose\.jpg.*subfolder"):
         FolderStore(tmp_path)
