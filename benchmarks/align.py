@@ -101,6 +101,7 @@ def measure(detect: Detect, reference: Reference) -> dict[str, Any]:
     found = {name: detect(photo) for name, photo in reference.photos.items()}
     seconds = perf_counter() - start
     return {
+        "at_the_edge": errors_at_the_edge(detect, reference),
         "photos": len(found),
         "photos_with_a_face": sum(len(faces.scores) > 0 for faces in found.values()),
         "photos_with_several": sum(len(faces.scores) > 1 for faces in found.values()),
@@ -130,6 +131,24 @@ def errors(found: dict[str, Faces], rule: Which, reference: Reference) -> dict[s
         "other_face": sum(error > FAR_OFF for error in pixels),
         "crop_difference_mean": float(np.mean(levels)),
         "crop_difference_median": float(np.median(levels)),
+    }
+
+
+def errors_at_the_edge(detect: Detect, reference: Reference) -> dict[str, float]:
+    """Every fifth photo without what is further left than 12 pixels beside the left eye: faces that reach beyond the photo."""
+    pixels, count = [], 0
+    for name in list(reference.photos)[::5]:
+        landmarks = reference.landmarks[name]
+        left = max(0, int(landmarks[:, 0].min()) - 12)
+        faces = detect(np.ascontiguousarray(reference.photos[name][:, left:]))
+        apart = np.hypot(*np.moveaxis(faces.landmarks + np.array([left, 0]) - landmarks, -1, 0)).mean(axis=1)
+        pixels += [float(apart.min())] if len(apart) else []
+        count += 1
+    return {
+        "photos": count,
+        "photos_with_a_face": len(pixels),
+        "landmark_error_median": float(np.median(pixels)),
+        "landmark_error_p95": float(np.percentile(pixels, 95)),
     }
 
 
@@ -255,6 +274,17 @@ def report(figures: dict[str, dict[str, Any]], exact: float) -> None:
         "photos/s, detector alone",
     ]
     print_table(columns, rows)
+    print("\nFaces that are cut off by the photo's left edge:\n")
+    edges = [
+        [
+            name,
+            f"{edge['photos_with_a_face']} of {edge['photos']}",
+            f"{edge['landmark_error_median']:.2f}",
+            f"{edge['landmark_error_p95']:.2f}",
+        ]
+        for name, edge in ((name, found["at_the_edge"]) for name, found in figures.items())
+    ]
+    print_table(["", "with a face", "error: median", "95 %"], edges)
     print(f"\nCrops from the reference's own landmarks differ by {exact:.2f} from its crops (JPEG).\n")
 
 

@@ -28,6 +28,9 @@ class ToolParser(ArgumentParser):
             name = unknown.group(1).partition("=")[0]
             close = get_close_matches(name, self._option_string_actions, n=1)
             return f"unknown option {name}." + (f" Did you mean {close[0]}?" if close else "")
+        no_file = re.search(r"File does not exist: '([^']*)'", message)
+        if no_file:
+            return f"file not found: {no_file.group(1)}."
         missing = re.search(r"required: (.+)|[Kk]ey \"(\w+)\" is required", message)
         if missing:
             return f"{(missing.group(1) or missing.group(2)).strip().upper()} is missing."

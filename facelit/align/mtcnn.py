@@ -2,8 +2,8 @@
 
 Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", IEEE SPL 2016. P-Net
 looks at every 12x12 window of the photo in several sizes, R-Net judges what it found at 24x24, O-Net at 48x48, which
-gives the landmarks. Only the weights are taken from the package: its own code is slow, stops at a photo in which P-Net
-finds nothing, and loses the place of landmarks near the photo's edge (benchmarks/align.py measures it).
+gives the landmarks. Only the weights are taken from the package: its own code raises an error where P-Net finds nothing,
+misplaces the landmarks of a face that reaches beyond the photo, and is slower (benchmarks/align.py).
 """
 
 from __future__ import annotations

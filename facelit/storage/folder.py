@@ -195,9 +195,9 @@ def _take(known: FolderIndex, row: int) -> _Listed:
 
 def _subfolders(root: Path) -> list[bytes]:
     if not root.is_dir():
-        what = "is a file, and no folder" if root.is_file() else "folder not found"
+        what = f"{root} is a file, and no folder" if root.is_file() else f"folder not found: {root}"
         raise FacelitError(
-            f"{what}: {root}. A training set lies in root/<identity>/<image>, in a folder that `facelit pack` wrote, or in an"
+            f"{what}. A training set lies in root/<identity>/<image>, in a folder that `facelit pack` wrote, or in an"
             " InsightFace set."
         )
     folders: list[bytes] = []
