@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from facelit.errors import FacelitError
+from facelit.storage.base import CropStore
+from facelit.storage.folder import FolderStore
 from facelit.storage.open import open_store
-from facelit.tools.check_report import print_summary, replace_file, summary, verification_summary, write_report
+from facelit.tools.check_report import (
+    check_writable,
+    print_summary,
+    replace_file,
+    summary,
+    verification_summary,
+    write_report,
+)
 from facelit.tools.findings import Finding, find_all
+from facelit.tools.ignored import Ignored, find_ignored, ignored_finding, why_empty
 from facelit.tools.scan import scan_images
 from facelit.tools.verification_set import read_verification_sets
 
@@ -28,7 +40,8 @@ def check(
     """Scans a training set for defects; writes a report and a contact sheet.
 
     Reads every image and finds unreadable files, wrong sizes, grey images, exact duplicates (of the decoded pixels) inside
-    and across identities, identities with too few images, and people who are also in a verification set. Prints a table.
+    and across identities, identities with too few images, people who are also in a verification set, and what lies in the
+    folder but is not in the set (other kinds of files, images one folder too deep, empty identities). Prints a table.
     Exit status 1 means that images were found at which training would stop: unreadable ones, or of another size.
 
     Args:
@@ -39,7 +52,8 @@ def check(
         pairs: A pairs file in LFW's format. Of the folders in `against` only the people it names count; where there is no
             such folder, their names do.
         min_images: Report identities with fewer readable images than this.
-        report: Where the full report goes, as JSON; check-<name of the data>.json in the current folder where not given.
+        report: Where the full report goes, as JSON, outside the data; check-<name of the data>.json in the current folder where
+            not given.
         sheet: Where a picture with examples of each finding goes; check-<name of the data>.png where not given.
         jobs: Number of processes; one per core where not given.
 
@@ -51,18 +65,18 @@ def check(
     """
     name = Path(data).resolve().name or "data"
     report_path, sheet_path = Path(report or f"check-{name}.json"), Path(sheet or f"check-{name}.png")
-    _check_options(min_images, {"report": report_path, "sheet": sheet_path})
-    store = open_store(data)
-    if not len(store):
-        raise FacelitError(
-            f"{data}: no images here. The layout is root/<identity>/<image> with .jpg, .png or .webp images."
-        )
-    verification = read_verification_sets([against] if isinstance(against, str) else against or [], pairs, jobs)
+    against = [against] if isinstance(against, str) else against or []
+    _check_options(min_images, {"report": report_path, "sheet": sheet_path}, [data, *against])
+    store, ignored = _open(data)
+    verification = read_verification_sets(against, pairs, jobs)
     scan = scan_images(store, jobs=jobs)
-    findings = find_all(store, scan, verification, min_images)
+    findings = find_all(store, scan, verification, min_images, ignored.empty if ignored else ())
+    findings += [ignored_finding(ignored)] if ignored else []
     facts, compared = summary(store, scan), verification_summary(verification)
     console = Console()
     print_summary(console, facts, compared, findings)
+    if ignored and str(ignored):
+        console.print(f"Ignored: {ignored}.", markup=False, highlight=False, soft_wrap=True)
     if not verification:
         console.print("Not compared with a verification set: name one with --against.")
     write_report(report_path, facts, min_images, compared, findings)
@@ -80,15 +94,41 @@ check.examples = [  # type: ignore[attr-defined]  # read by facelit.cli_tools
 ]
 
 
-def _check_options(min_images: int, outputs: dict[str, Path]) -> None:
+def _check_options(min_images: int, outputs: dict[str, Path], sets: Sequence[str]) -> None:
     """Before the hours that a large set takes, not after."""
     if min_images < 1:
         raise FacelitError(f"option min_images: must be at least 1, not {min_images}.")
     for option, path in outputs.items():
-        if path.is_dir():
+        if os.path.isdir(path):
             raise FacelitError(f"{path} (option {option}) is a folder: name a file.")
         if not path.parent.is_dir():
             raise FacelitError(f"{path.parent}: there is no such folder (option {option}). Make it first.")
+    for folder in sets:
+        # An image directly in the folder, as the sheet would be, makes it no set any more.
+        inside = {
+            option: path
+            for option, path in outputs.items()
+            if path.parent.resolve().is_relative_to(Path(folder).resolve())
+        }
+        if inside:
+            raise FacelitError(
+                f"{' and '.join(map(str, inside.values()))} would lie inside the data, {folder}: name a place elsewhere with"
+                f" {' and '.join(f'--{option} FILE' for option in inside)}."
+            )
+    for option, path in outputs.items():
+        check_writable(path, option)
+
+
+def _open(data: str) -> tuple[CropStore, Ignored | None]:
+    """A training set, and what of a plain folder is not in it."""
+    store = open_store(data)
+    is_folder = isinstance(store, FolderStore)
+    if not len(store):
+        instead = why_empty(store.path) if is_folder else ""
+        raise FacelitError(
+            f"{data}: no images here. The layout is root/<identity>/<image> with .jpg, .png or .webp images. {instead}".rstrip()
+        )
+    return store, find_ignored(store.path) if is_folder else None
 
 
 def _write_sheet(path: Path, findings: list[Finding], title: str) -> None:

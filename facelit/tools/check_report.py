@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -88,14 +89,35 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         FacelitError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         write(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise FacelitError(f"{path}: cannot write this file ({error.strerror or error}).") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Makes the temporary file of `replace_file`, and takes it away again.
+
+    Raises:
+        FacelitError: It cannot be made.
+    """
+    temporary = _beside(path)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise FacelitError(
+            f"{path}: cannot write this file ({error.strerror or error}). Name another one with --{option} FILE."
+        ) from None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _lines(head: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:

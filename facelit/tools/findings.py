@@ -67,7 +67,9 @@ class Finding:
         return map(self.item, range(self.count))
 
 
-def find_all(store: CropStore, scan: Scan, against: Sequence[VerificationSet], min_images: int) -> list[Finding]:
+def find_all(
+    store: CropStore, scan: Scan, against: Sequence[VerificationSet], min_images: int, empty: Sequence[str] = ()
+) -> list[Finding]:
     """Looks for everything that `facelit check` reports.
 
     Args:
@@ -75,6 +77,7 @@ def find_all(store: CropStore, scan: Scan, against: Sequence[VerificationSet], m
         scan: The facts of all its images.
         against: Verification sets; where there are none, the two findings that need one are left out.
         min_images: Identities with fewer readable images are reported.
+        empty: Identities that are not in the store, as they have no image; reported with the former.
 
     Returns:
         Findings in a fixed order, also those of which there is none.
@@ -84,7 +87,7 @@ def find_all(store: CropStore, scan: Scan, against: Sequence[VerificationSet], m
         _wrong_size(store, scan),
         _grey(store, scan),
         *_duplicates(store, scan),
-        _few_images(store, scan, min_images),
+        _few_images(store, scan, min_images, empty),
     ]
     if against:
         findings += [_by_name(store, against), _by_image(store, scan, against)]
@@ -191,20 +194,24 @@ def _of_groups(
     return Finding(key, title, explanation, len(concerned), _identities_of(store, concerned), len(groups), item)
 
 
-def _few_images(store: CropStore, scan: Scan, min_images: int) -> Finding:
+def _few_images(store: CropStore, scan: Scan, min_images: int, empty: Sequence[str]) -> Finding:
     explanation = f"Fewer than {min_images} readable images: nothing to pull together. See min_images_per_identity."
     counts = np.bincount(store.labels[scan.is_readable], minlength=len(store.identities))
     few = np.flatnonzero(counts < min_images)
     first = _first_rows(store)
 
     def item(number: int) -> Item:
+        if number >= len(few):
+            name = empty[number - len(few)]
+            return Item({"identity": name, "images": 0}, f"{name}: 0 images", [])
         label = int(few[number])
-        name, count = store.identities[label], int(counts[label])
-        words = f"{count} image{'' if count == 1 else 's'}"
+        name, images = store.identities[label], int(counts[label])
+        words = f"{images} image{'' if images == 1 else 's'}"
         pictures = [Picture(store, int(first[label]), words)] if first[label] >= 0 else []
-        return Item({"identity": name, "images": count}, f"{name}: {words}", pictures)
+        return Item({"identity": name, "images": images}, f"{name}: {words}", pictures)
 
-    return Finding("few_images", "Too few images", explanation, int(counts[few].sum()), len(few), len(few), item)
+    count = len(few) + len(empty)
+    return Finding("few_images", "Too few images", explanation, int(counts[few].sum()), count, count, item)
 
 
 def _by_name(store: CropStore, against: Sequence[VerificationSet]) -> Finding:

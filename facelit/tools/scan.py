@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import multiprocessing
-import os
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from facelit import processes
 from facelit.errors import FacelitError
+from facelit.processes import count_one, default_jobs, run_in_processes
 from facelit.progress import progress_bar
 from facelit.storage.base import CropStore
 from facelit.storage.images import BadImageError, decode_crop
@@ -35,12 +33,18 @@ FORMATS = ("none", "JPEG", "PNG", "WebP", "other")
 """By the file's first bytes, whatever its name ends in; "none" cannot be read."""
 
 _CHUNK = 128
-"""Images that a process reads at a time."""
+"""Images that a process reads at a time, at least."""
+_MOST_CHUNKS = 4_096
+"""Where there are many images, a process reads more at a time: each chunk costs the parent some 2 KB."""
+_WINDOW = 1 << 23
+"""Images after which processes are started anew: only so many facts lie in memory twice."""
 _WORTH_A_POOL = 2_000
 """Fewer images than this are read before a second process has started."""
 _WORTH_A_BAR = 1_000
 """Fewer images than this are read without a progress bar."""
 
+Rows = Sequence[int] | npt.NDArray[np.int64]
+"""Which images of a store."""
 Pixels = npt.NDArray[np.uint8]
 """An image of any size: uint8, RGB, shape (height, width, 3)."""
 
@@ -97,9 +101,7 @@ def _refusal(data: bytes | memoryview, place: str, error: Exception) -> BadImage
     return BadImageError(place, f"cannot read this image ({type(error).__name__}: {error})")
 
 
-def scan_images(
-    store: CropStore, rows: Sequence[int] | npt.NDArray[np.int64] | None = None, jobs: int | None = None
-) -> Scan:
+def scan_images(store: CropStore, rows: Rows | None = None, jobs: int | None = None) -> Scan:
     """Reads images and notes what `FACTS` lists of each.
 
     Args:
@@ -111,59 +113,32 @@ def scan_images(
         The facts, in the order of `rows`, whatever the number of processes.
 
     Raises:
-        FacelitError: `jobs` is below 1, or the processes died.
+        FacelitError: `jobs` is below 1, or a process died.
     """
     if jobs is not None and jobs < 1:
         raise FacelitError(f"option jobs: at least 1 process is needed, not {jobs}.")
     rows = range(len(store)) if rows is None else rows
-    chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+    jobs = 1 if len(rows) < _WORTH_A_POOL else jobs or default_jobs()
     scan = Scan(np.zeros(len(rows), FACTS), {})
-    done = 0
-    with ExitStack() as stack:
-        advance = stack.enter_context(progress_bar(f"Reading {store.path}", len(rows), _WORTH_A_BAR))
-        try:
-            for facts, reasons in _scanned(store, chunks, jobs or _cores(), stack):
-                scan.facts[done : done + len(facts)] = facts
-                scan.reasons.update((done + position, reason) for position, reason in reasons.items())
-                done += len(facts)
-                advance(done)
-        except BrokenProcessPool as error:
-            raise FacelitError(
-                "the processes that read the images died: the machine may be short of memory. Try --jobs 1; in a script of"
-                ' your own, put what runs under `if __name__ == "__main__":`.'
-            ) from error
+    with progress_bar(f"Reading {store.path}", len(rows), _WORTH_A_BAR) as show:
+        for start in range(0, len(rows), _WINDOW):
+            _scan_window(scan, start, rows[start : start + _WINDOW], store, jobs, show)
     return scan
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _scan_window(scan: Scan, start: int, rows: Rows, store: CropStore, jobs: int, show: Callable[[int], None]) -> None:
+    """Fills in the facts from `start` on."""
+    size = max(_CHUNK, -(-len(rows) // _MOST_CHUNKS))
+    chunks = [rows[first : first + size] for first in range(0, len(rows), size)]
+    done = start
+    for facts, reasons in run_in_processes(_scan_chunk, chunks, jobs, lambda count: show(start + count), store):
+        scan.facts[done : done + len(facts)] = facts
+        scan.reasons.update((done + position, reason) for position, reason in reasons.items())
+        done += len(facts)
 
 
-def _scanned(store: CropStore, chunks: list[Any], jobs: int, stack: ExitStack) -> Iterator[Scan]:
-    if jobs == 1 or len(chunks) * _CHUNK < _WORTH_A_POOL:
-        return (_scan_chunk(store, chunk) for chunk in chunks)
-    # Not forked: the progress bar has a thread.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_keep_store, initargs=(store,))
-    stack.callback(pool.shutdown, cancel_futures=True)
-    return pool.map(_scan_chunk_of_kept_store, chunks)
-
-
-_kept_store: CropStore | None = None
-"""In a process of the pool: the store, opened once."""
-
-
-def _keep_store(store: CropStore) -> None:
-    global _kept_store
-    _kept_store = store
-
-
-def _scan_chunk_of_kept_store(rows: Sequence[int]) -> Scan:
-    assert _kept_store is not None
-    return _scan_chunk(_kept_store, rows)
-
-
-def _scan_chunk(store: CropStore, rows: Sequence[int]) -> Scan:
+def _scan_chunk(rows: Rows) -> Scan:
+    store: CropStore = processes.shared
     scan = Scan(np.zeros(len(rows), FACTS), {})
     for position, row in enumerate(rows):
         try:
@@ -172,6 +147,7 @@ def _scan_chunk(store: CropStore, rows: Sequence[int]) -> Scan:
             scan.facts[position] = _facts(data, read_image(data, store.place(int(row))))
         except BadImageError as error:
             scan.reasons[position] = error.reason
+        count_one()
     return scan
 
 

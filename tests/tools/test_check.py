@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from facelit.errors import FacelitError
+from facelit.processes import run_in_processes
 from facelit.storage.images import BadImageError, read_crop
 from facelit.storage.open import open_store
 from facelit.tools import scan as scan_module
@@ -35,7 +36,8 @@ KEYS = [
     "duplicates_across",
     "few_images",
 ]
-KEYS_WITH_SET = [*KEYS, "in_verification_by_name", "in_verification_by_image"]
+KEYS_OF_FOLDER = [*KEYS, "ignored"]
+KEYS_OF_FOLDER_WITH_SET = [*KEYS, "in_verification_by_name", "in_verification_by_image", "ignored"]
 
 
 def face(seed: int, size: tuple[int, int] = (112, 112)) -> Image.Image:
@@ -105,7 +107,7 @@ def test_every_planted_defect_is_found_and_nothing_else(planted: tuple[Path, Pat
     root, verification = planted
     assert check(str(root), against=str(verification)) == 1
     found = items("check-faces.json")
-    assert list(found) == KEYS_WITH_SET
+    assert list(found) == KEYS_OF_FOLDER_WITH_SET
     reasons = {item["image"]: item["reason"] for item in found["unreadable"]}
     assert sorted(reasons) == ["person_0/cut.jpg", "person_0/text.jpg", "person_1/empty.png"]
     assert "truncated" in reasons["person_0/cut.jpg"]
@@ -169,7 +171,7 @@ def test_report_says_what_was_scanned(planted: tuple[Path, Path]) -> None:
 
 def test_a_clean_tree_has_no_findings(tmp_path: Path, capsys) -> None:
     assert check(str(clean_tree(tmp_path / "clean"))) == 0
-    assert items("check-clean.json") == {key: [] for key in KEYS}
+    assert items("check-clean.json") == {key: [] for key in KEYS_OF_FOLDER}
     assert "Not compared with a verification set" in capsys.readouterr().out
     with Image.open("check-clean.png") as sheet:
         sheet.load()
@@ -474,6 +476,186 @@ def test_slips_are_told(tmp_path: Path, options: dict[str, Any], message: str) -
     assert not list(tmp_path.glob("check-*"))
 
 
+def test_nothing_is_written_into_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sheet in the training folder would make it a folder that no tool opens."""
+    root, verification = clean_tree(tmp_path / "small"), clean_tree(tmp_path / "lfw")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root)
+    with pytest.raises(
+        FacelitError, match=r"^check-small\.json and check-small\.png would .*--report FILE and --sheet FILE\.$"
+    ):
+        check(".")
+    with pytest.raises(FacelitError, match=r"^check-small\.png would lie inside the data, \.: .* --sheet FILE\.$"):
+        check(".", report="../r.json")
+    with pytest.raises(FacelitError, match=r"with --report FILE\.$"):
+        check("../link", report="person_0/r.json", sheet="../s.png")
+    with pytest.raises(FacelitError, match=r"--report FILE\.$"):
+        check("../small", report="../link/r.json", sheet="../s.png")
+    monkeypatch.chdir(verification)
+    with pytest.raises(FacelitError, match=r"inside the data, \."):
+        check("../small", against=".")
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".json" or path.name.startswith("check-")]
+    monkeypatch.chdir(root)
+    assert check(".", report="../r.json", sheet="../s.png") == 0
+    assert check(".", against="../lfw", report="../r.json", sheet="../small.png") == 0
+
+
+@pytest.mark.parametrize("option", ["report", "sheet"])
+def test_what_cannot_be_written_is_told_before_the_scan(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names have 255 bytes at most, even for root."""
+
+    def no_scan(*_: object, **__: object) -> Scan:
+        raise AssertionError("hours of reading")
+
+    monkeypatch.setattr(scan_module, "read_image", no_scan)
+    clean_tree(tmp_path / "data")
+    with pytest.raises(FacelitError, match=f"cannot write this file .*--{option} FILE"):
+        check("data", **{option: "n" * 300})  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_trial_of_writing_leaves_the_old_files(tmp_path: Path) -> None:
+    clean_tree(tmp_path / "data")
+    Path("r.json").write_text("old")
+    with pytest.raises(FacelitError, match="verification set not found"):
+        check("data", against="absent", report="r.json")
+    assert Path("r.json").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "r.json"]
+
+
+def with_ignored(root: Path) -> Path:
+    """A clean tree with everything in it that is no part of a training set."""
+    clean_tree(root)
+    for name in ("a.BMP", "b.jfif", "notes.txt", "bare"):
+        (root / "person_1" / name).write_bytes(b"x")
+    (root / "labels.csv").write_text("")
+    for number in range(3):
+        save(face(50 + number), root / "person_2" / "session" / ("deep" if number else ".") / f"{number}.jpg")
+    (root / "person_2" / "meta").mkdir()
+    (root / "nobody").mkdir()
+    save(face(60), root / "nested" / "session" / "0.jpg")
+    for hidden in (".DS_Store", "person_0/._0.jpg", ".cache/x.txt", "person_0/.thumbs/0.jpg"):
+        (root / hidden).parent.mkdir(exist_ok=True)
+        (root / hidden).write_bytes(b"x")
+    return root
+
+
+def test_what_is_ignored_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = with_ignored(tmp_path / "data")
+    assert check(str(root)) == 0
+    assert json.loads(Path("check-data.json").read_text())["data"]["images"] == 9
+    assert items("check-data.json")["ignored"] == [
+        {"folder": "nested/session", "images": 1},
+        {"folder": "person_2/session", "images": 3},
+        {"identity": "nested", "images": 0},
+        {"identity": "nobody", "images": 0},
+        {"file": "labels.csv"},
+        {"file": "person_1/a.BMP"},
+        {"file": "person_1/b.jfif"},
+        {"file": "person_1/bare"},
+        {"file": "person_1/notes.txt"},
+    ]
+    (found,) = [one for one in json.loads(Path("check-data.json").read_text())["findings"] if one["key"] == "ignored"]
+    # Four in subfolders, a.BMP and b.jfif; person_1, person_2, nobody and nested.
+    assert (found["count"], found["images"], found["identities"]) == (9, 6, 4)
+    few = items("check-data.json")["few_images"]
+    assert few == [{"identity": "nested", "images": 0}, {"identity": "nobody", "images": 0}]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .bmp, 1 .jfif, 1 without an ending, 1 .txt), 4 image(s) in 2"
+        " subfolder(s) of identities, 2 identities without an image." in printed
+    )
+
+
+def test_what_is_listed_is_not_ignored(tmp_path: Path) -> None:
+    """`FolderStore` lists whatever has an image's name; together the two account for everything that is not hidden."""
+    root = with_ignored(tmp_path / "data")
+    (root / "person_0" / "folder.jpg").mkdir()
+    (root / "mr.jpg").mkdir()
+    check(str(root))
+    store = open_store(root)
+    told = {store.name(row) for row in range(len(store))}
+    for item in items("check-data.json")["ignored"]:
+        told.add(item.get("file") or item.get("folder") or item["identity"])
+    places = [*root.iterdir(), *root.glob("*/*")]
+    visible = {path for path in places if not any(part.startswith(".") for part in path.relative_to(root).parts)}
+    silent = {str(path.relative_to(root)) for path in visible} - told
+    assert silent == {"person_0", "person_1", "person_2", "person_2/meta"}
+
+
+@pytest.mark.parametrize("form", ["pack", "recordio"])
+def test_other_forms_of_a_set_ignore_nothing(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if form == "pack":
+        from facelit.storage.packing import pack
+
+        pack(open_store(clean_tree(tmp_path / "tree")), tmp_path / "data", 1, None)
+    else:
+        from facelit.storage.recordio import write_recordio
+
+        write_recordio(open_store(clean_tree(tmp_path / "tree")), tmp_path / "data")
+    (tmp_path / "data" / "notes.txt").write_text("")
+    assert check("data") == 0
+    assert items("check-data.json") == {key: [] for key in KEYS}
+    assert "Ignored" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["nest/train/a/0.jpg"], r"Did you mean nest/train\?$"),
+        (["nest/train/a/0.jpg", "nest/test/b/0.jpg", "nest/doc/x/y.txt"], r"Did you mean nest/test or nest/train\?$"),
+        (["nest/faces/train.rec"], r"Did you mean nest/faces\?$"),
+        ([f"nest/{name}/session/0.jpg" for name in "abcde"], r"one folder too deep, as nest/a/session/0\.jpg does\.$"),
+        (
+            ["nest/a/0.bmp", "nest/a/1.bmp"],
+            r"Ignored there: 2 file\(s\) of other kinds \(2 \.bmp\), 1 identity without",
+        ),
+        (["nest/.hidden/a/0.jpg"], r"\.webp images\.$"),
+    ],
+)
+def test_where_nothing_is_found_it_says_what_there_is(tmp_path: Path, files: list[str], message: str) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(FacelitError, match=f"nest: no images here.*{message}") as told:
+        check("nest")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("window", "most", "expected"),
+    [
+        (100, 3, [[[0, 1, 2], [3, 4, 5], [6, 7, 8]]]),
+        (100, 9, [[[0, 1], [2, 3], [4, 5], [6, 7], [8]]]),
+        (5, 1, [[[0, 1, 2, 3, 4]], [[5, 6, 7, 8]]]),
+    ],
+)
+def test_a_large_set_is_read_in_a_limited_number_of_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, most: int, expected: list[list[list[int]]]
+) -> None:
+    root = clean_tree(tmp_path / "data")
+    (root / "person_2" / "2.webp").write_bytes(b"")
+    store = open_store(root)
+    whole = scan_images(store)
+    assert list(whole.reasons) == [8]
+    pools: list[list[list[int]]] = []
+
+    def spy(function: Any, tasks: Any, *options: Any) -> Any:
+        pools.append([list(map(int, task)) for task in tasks])
+        return run_in_processes(function, tasks, *options)
+
+    monkeypatch.setattr(scan_module, "run_in_processes", spy)
+    for name, value in (("_CHUNK", 2), ("_MOST_CHUNKS", most), ("_WINDOW", window)):
+        monkeypatch.setattr(scan_module, name, value)
+    scan = scan_images(store)
+    np.testing.assert_array_equal(scan.facts, whole.facts)
+    assert scan.reasons == whole.reasons
+    assert pools == expected
+    np.testing.assert_array_equal(scan_images(store, np.arange(9)[::-1]).facts, whole.facts[::-1])
+
+
 def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = clean_tree(tmp_path / "data")
     check(str(root), min_images=9)
@@ -506,4 +688,5 @@ def test_lfw_as_it_is(lfw: Path) -> None:
         "duplicates_within": 0,
         "duplicates_across": 0,
         "few_images": 5749 - 1680,
+        "ignored": 0,
     }

@@ -1,0 +1,194 @@
+"""What lies in a training folder and is no part of the training set."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from facelit.errors import FacelitError
+from facelit.progress import progress_bar
+from facelit.storage.images import IMAGE_SUFFIXES, is_image
+from facelit.storage.names import Names
+from facelit.storage.packed import MANIFEST
+from facelit.tools.findings import Finding, Item
+
+_OTHER_IMAGES = (
+    *(".bmp", ".jfif", ".jpe", ".jp2", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"),
+    *(".pgm", ".ppm"),
+)
+"""Files that end so are counted as images: somebody may have taken them for a part of the set."""
+_WORTH_A_BAR = 2_000
+"""Fewer folders than this are walked without a progress bar."""
+_SETS_NAMED = 3
+"""As many folders are proposed where DATA is not the training set itself."""
+
+
+class Ignored(NamedTuple):
+    """What `FolderStore` passes over, hidden files and folders apart. Paths are relative to the training folder.
+
+    Attributes:
+        files: Files of other kinds, in it or in an identity.
+        endings: How many of them end in what, in small letters; "" where a name has no ending.
+        subfolders: Folders inside identities that hold images, at any depth, and how many.
+        empty: Identities without an image of their own.
+        num_identities: Identities in which anything is ignored, or which are empty.
+    """
+
+    files: Names
+    endings: Counter[str]
+    subfolders: list[tuple[str, int]]
+    empty: list[str]
+    num_identities: int
+
+    @property
+    def num_images(self) -> int:
+        """Images in subfolders, and files that other programs take for images."""
+        return sum(count for _, count in self.subfolders) + sum(self.endings[ending] for ending in _OTHER_IMAGES)
+
+    def __str__(self) -> str:
+        """In a few words; "" where nothing is ignored."""
+        endings = [f"{count:,} {ending or 'without an ending'}" for ending, count in self.endings.most_common(5)]
+        more = ["others"] if len(self.endings) > len(endings) else []
+        parts = [f"{len(self.files):,} file(s) of other kinds ({', '.join(endings + more)})"] if endings else []
+        if self.subfolders:
+            images = sum(count for _, count in self.subfolders)
+            parts.append(f"{images:,} image(s) in {len(self.subfolders):,} subfolder(s) of identities")
+        if self.empty:
+            parts.append(f"{len(self.empty):,} identit{'y' if len(self.empty) == 1 else 'ies'} without an image")
+        return ", ".join(parts)
+
+
+def find_ignored(root: Path) -> Ignored:
+    """Walks a folder root/<identity>/<image> for what is no image of an identity.
+
+    Raises:
+        FacelitError: A folder cannot be listed.
+    """
+    walk = _Walk(root)
+    try:
+        folders = walk.folder("")[0]
+        with progress_bar(f"Looking for ignored files in {root}", len(folders), _WORTH_A_BAR) as show:
+            for number, folder in enumerate(folders):
+                walk.identity(folder)
+                show(number + 1)
+    except OSError as error:
+        raise _cannot_list(root, error) from None
+    return Ignored(walk.names(), walk.endings, walk.subfolders, walk.empty, walk.num_identities)
+
+
+class _Walk:
+    """What was found so far; the names of files lie end to end, as there may be millions."""
+
+    def __init__(self, root: Path) -> None:
+        self.endings: Counter[str] = Counter()
+        self.subfolders: list[tuple[str, int]] = []
+        self.empty: list[str] = []
+        self.num_identities = 0
+        self._root = root
+        self._blob, self._offsets = bytearray(), array("q", [0])
+
+    def names(self) -> Names:
+        return Names(np.frombuffer(self._offsets, np.int64), np.frombuffer(self._blob, np.uint8))
+
+    def folder(self, name: str) -> tuple[list[str], int]:
+        """Notes the files of other kinds in a folder; gives its subfolders' paths, sorted, and its number of images."""
+        folders: list[str] = []
+        others: list[str] = []
+        num_images = 0
+        with os.scandir(os.path.join(self._root, name)) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if name and is_image(entry.name):  # a folder of such a name too, as `FolderStore` has it
+                    num_images += 1
+                else:
+                    (folders if entry.is_dir() else others).append(os.path.join(name, entry.name))
+        for path in sorted(others):
+            self.endings[os.path.splitext(path)[1].lower()] += 1
+            self._blob += os.fsencode(path)
+            self._offsets.append(len(self._blob))
+        return sorted(folders), num_images
+
+    def identity(self, name: str) -> None:
+        before = len(self._offsets), len(self.subfolders), len(self.empty)
+        folders, num_images = self.folder(name)
+        counted = [(folder, _images_below(self._root / folder)) for folder in folders]
+        self.subfolders += [(folder, count) for folder, count in counted if count]
+        if not num_images:
+            self.empty.append(name)
+        self.num_identities += before != (len(self._offsets), len(self.subfolders), len(self.empty))
+
+
+def _images_below(folder: Path) -> int:
+    return sum(sum(map(is_image, files)) for _, _, files in os.walk(folder, onerror=_stop))
+
+
+def _stop(error: OSError) -> None:
+    raise error
+
+
+def _cannot_list(root: Path, error: OSError) -> FacelitError:
+    return FacelitError(f"{error.filename or root}: cannot list this folder ({error.strerror}).")
+
+
+def ignored_finding(ignored: Ignored) -> Finding:
+    """As the report and the table have it: first the subfolders, then the empty identities, then the files."""
+    explanation = (
+        f"Not in the set: files that do not end in {', '.join(sorted(IMAGE_SUFFIXES))}; images below root/<identity>/; identities"
+        " without an image."
+    )
+    num_folders, num_empty = len(ignored.subfolders), len(ignored.empty)
+
+    def item(number: int) -> Item:
+        if number < num_folders:
+            path, images = ignored.subfolders[number]
+            return Item({"folder": path, "images": images}, f"{path}/: {images:,} image{'s' * (images != 1)}", [])
+        if number < num_folders + num_empty:
+            path = ignored.empty[number - num_folders]
+            return Item({"identity": path, "images": 0}, f"{path}/: no image", [])
+        path = ignored.files[number - num_folders - num_empty]
+        return Item({"file": path}, path, [])
+
+    count = num_folders + num_empty + len(ignored.files)
+    return Finding("ignored", "Ignored", explanation, ignored.num_images, ignored.num_identities, count, item)
+
+
+def why_empty(root: Path) -> str:
+    """What a folder in which there is no image of any identity holds instead; "" where there is nothing to say."""
+    try:
+        sets = list(islice(_sets_below(root), _SETS_NAMED + 1))
+    except OSError as error:
+        raise _cannot_list(root, error) from None
+    if len(sets) > _SETS_NAMED:
+        return f"Images lie one folder too deep, as {sets[0][1]} does."
+    if sets:
+        return f"Did you mean {' or '.join(folder for folder, _ in sets)}?"
+    ignored = find_ignored(root)
+    return f"Ignored there: {ignored}." if ignored.files or ignored.subfolders else ""
+
+
+def _sets_below(root: Path) -> Iterator[tuple[str, str]]:
+    """Folders in `root` that are training sets, in the order of their names, each with a file that shows it."""
+    for folder in sorted(_folders_in(root)):
+        shown = next(
+            (path for name in (MANIFEST, "train.rec") if os.path.isfile(path := os.path.join(folder, name))), None
+        )
+        shown = shown or next((image for inner in _folders_in(folder) for image in _images_in(inner)), None)
+        if shown:
+            yield folder, shown
+
+
+def _folders_in(folder: str | Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images_in(folder: str) -> list[str]:
+    return [os.path.join(folder, name) for name in sorted(filter(is_image, os.listdir(folder)))]
