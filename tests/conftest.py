@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+
+# Before any test file imports something else: typing keeps one object for `int | float` and `float | int`, and where another package
+# has just made the second when Lightning is imported, `--trainer.limit_val_batches 1` comes to mean all batches.
+import pytorch_lightning  # noqa: F401
 import torch
 
 torch.set_num_threads(1)

@@ -20,6 +20,7 @@ from tiny_run import facelit, make_run
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentitySource, ShuffleSampler
 from facelit.data.batches import TrainBatch
+from facelit.data.resuming import order_of
 from facelit.data.samplers import EpochSampler
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop
@@ -50,9 +51,11 @@ class OneEach(IdentitySource):
         return f"image {index}"
 
 
-def loader_of(rank: int, num_images: int, batch_size: int, seed: int = 0, num_workers: int = 0) -> Iterable[TrainBatch]:
+def loader_of(
+    rank: int, num_images: int, batch_size: int, seed: int = 0, num_workers: int = 0, world_size: int = WORLD_SIZE
+) -> Iterable[TrainBatch]:
     data = FaceDataModule(train=OneEach(num_images), batch_size=batch_size, num_workers=num_workers, seed=seed)
-    data.trainer = SimpleNamespace(world_size=WORLD_SIZE, global_rank=rank, overfit_batches=0)
+    data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, overfit_batches=0)
     return data.train_dataloader()
 
 
@@ -85,6 +88,28 @@ def test_resumed_with_workers() -> None:
         loader.load_state_dict({"epoch": 1, "batches_done": 1})
         assert images_of(loader, epoch=1) == whole[1:]
         assert images_of(loader, epoch=2) == images_of(loader_of(rank, num_images, batch_size), epoch=2)
+
+
+def test_resumed_on_another_number_of_processes() -> None:
+    """2 x 4 and 1 x 8 images are the same batches; 2 x 8 are others, which is fine at the end of an epoch only."""
+    single = loader_of(0, 23, 8, world_size=1)
+    order = order_of(single.sampler, single.dataset.reader.source)
+    middle = {"epoch": 1, "batches_done": 1, "batches": len(single), "order": order}
+    parts = []
+    for rank in range(WORLD_SIZE):
+        loader = loader_of(rank, 23, 4)
+        loader.load_state_dict(middle)
+        parts.append(images_of(loader, epoch=1))
+    rest = [first + second for first, second in zip(*parts, strict=True)]
+    assert rest == images_of(single, epoch=1)[1:]
+
+    other = loader_of(0, 23, 8)
+    with pytest.raises(FacelitError, match=r"after 1 of the 3 batches.*global batch size 16 instead of 8"):
+        other.load_state_dict(middle)
+    for end in ({**middle, "batches_done": 3}, {**middle, "batches_done": 0, "epoch": 2}):
+        other = loader_of(0, 23, 8)
+        other.load_state_dict(end)
+        assert images_of(other, epoch=2) == images_of(loader_of(0, 23, 8), epoch=2)
 
 
 def test_seeds() -> None:

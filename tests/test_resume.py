@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_run import ROOT, facelit, make_run
 
 from facelit.cli import main
+from facelit.data.batches import TrainBatch, TrainImages
+from facelit.data.samplers import BatchRequest
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -95,3 +98,75 @@ def test_a_prolonged_run_has_a_prolonged_schedule(tmp_path: Path) -> None:
             rates |= {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
     assert rates[7] > 0.005
     assert rates[11] < rates[7]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
+    """Image numbers that runs in this process read, by epoch."""
+    images: dict[int, list[int]] = defaultdict(list)
+    read = TrainImages.__getitem__
+
+    def recorded(dataset: TrainImages, request: BatchRequest) -> TrainBatch:
+        images[request.epoch] += request.indices.tolist()
+        return read(dataset, request)
+
+    monkeypatch.setattr(TrainImages, "__getitem__", recorded)
+    return images
+
+
+@pytest.mark.parametrize(
+    ("verified", "stop", "batch_size"),
+    [(True, "max_steps=6", 4), (True, "max_epochs=1", 4), (False, "max_epochs=1", 4), (True, "max_epochs=1", 16)],
+    ids=["last step", "validated", "not validated", "larger"],
+)
+def test_another_batch_size_from_the_end_of_an_epoch(
+    tmp_path: Path,
+    seen: dict[int, list[int]],
+    caplog: pytest.LogCaptureFixture,
+    verified: bool,
+    stop: str,
+    batch_size: int,
+) -> None:
+    """48 images in batches of 8, then of another size: the next epoch shows each image once, and the change is named."""
+    config = make_run(tmp_path, trainer__max_epochs=2, **({} if verified else {"data__verification": None}))
+    main(["fit", "--config", str(config), f"--trainer.{stop}"])
+    seen.clear()
+    main(["fit", "--config", str(config), "--ckpt_path", "last", "--data.batch_size", str(batch_size)])
+    assert {epoch: sorted(images) for epoch, images in seen.items()} == {1: list(range(48))}
+    if verified:  # else Lightning gives the loader no state back: there is nothing to go on with
+        assert f"drawn otherwise than before: global batch size {batch_size} instead of 8" in caplog.text
+
+
+def test_an_epoch_that_was_cut_short_is_over(tmp_path: Path, seen: dict[int, list[int]]) -> None:
+    """trainer.limit_train_batches ended it: without that limit the next epoch is a whole one, from its first batch."""
+    config = make_run(tmp_path, trainer__max_epochs=2)
+    main(["fit", "--config", str(config), "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "4"])
+    seen.clear()
+    main(["fit", "--config", str(config), "--ckpt_path", "last"])
+    assert {epoch: sorted(images) for epoch, images in seen.items()} == {1: list(range(48))}
+
+
+def test_in_the_middle_of_an_epoch_a_changed_order_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batch size, seed or images: one line says what changed and what to do."""
+    config = make_run(tmp_path)
+    main(["fit", "--config", str(config), "--trainer.max_steps", "8"])
+
+    def refused(*options: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(config), "--ckpt_path", "last", *options])
+        (error,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
+        assert "after 2 of the 6 batches" in error
+        assert "last.ckpt" in error
+        return error
+
+    assert "global batch size 16 instead of 8" in refused("--data.batch_size", "16")
+    assert "seed 8 instead of 7" in refused("--seed_everything", "8")
+    assert "sampler IdentityBalancedSampler instead of ShuffleSampler" in refused(
+        "--data.sampler=IdentityBalancedSampler",
+        "--data.sampler.identities_per_batch=2",
+        "--data.sampler.images_per_identity=4",
+    )
+    (tmp_path / "crops" / "person_03" / "person_03_0006.png").unlink()
+    assert "training set of 47 images" in refused()

@@ -6,12 +6,13 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from facelit.callbacks.folders import checkpoint_folder
 from facelit.data.batches import TrainBatch
+from facelit.data.identity_folder import IdentityFolder
 from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
 
@@ -23,14 +24,17 @@ _log = logging.getLogger(__name__)
 class BadImageLog(Callback):
     """Lists each image that was skipped once, in `bad-images.tsv` beside the checkpoints: path, tab, reason.
 
-    The number of different ones is logged as `data/bad_images`. All processes of a run, and a run that is resumed, write to
-    the same file and count what stands in it: past `data.max_bad_share` of the training set the run stops with a
-    `FacelitError`.
+    Paths are absolute; backslashes, tabs and line ends in them are escaped as in Python. All processes of a run, and a run
+    that is resumed, write to the same file, and the number of images in it is logged as `data/bad_images`.
+
+    Past `data.max_bad_share` of the training set the run stops with a `FacelitError`. The process that reads one too many
+    raises it; where others have no bad image in the same batch, the launcher ends them, and they may show a traceback.
     """
 
     def __init__(self) -> None:
         self._path: Path | None = None
         self._limit: float | None = None
+        self._has_paths = False
         self._known: set[str] = set()
         self._read_to = 0
 
@@ -41,48 +45,79 @@ class BadImageLog(Callback):
         data = getattr(trainer, "datamodule", None)
         share, train = getattr(data, "max_bad_share", None), getattr(data, "train", None)
         self._limit = None if share is None or train is None else share * len(train)
+        self._has_paths = isinstance(train, IdentityFolder)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Writes down what this batch could not read."""
-        if isinstance(batch, TrainBatch) and batch.bad:
-            self._write_down(batch.bad)
-            pl_module.log("data/bad_images", float(len(self._known)), rank_zero_only=True)
+        """Writes down what this batch could not read; the first process logs what stands in the file by now."""
+        bad = batch.bad if isinstance(batch, TrainBatch) else ()
+        if bad:
+            self._write_down(bad)
+        if trainer.is_global_zero:
+            self._look()
+            if self._known:
+                pl_module.log("data/bad_images", float(len(self._known)), rank_zero_only=True)
+        if bad:
             self._stop_if_too_many()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says once more how many there were."""
-        if self._known and trainer.is_global_zero:
-            _log.warning("%d training image(s) could not be read and were skipped: %s", len(self._known), self._path)
+        if trainer.is_global_zero:
+            self._look()
+            if self._known:
+                _log.warning("%s could not be read and were skipped: %s", _count(self._known), self._path)
 
     def _write_down(self, bad: Iterable[BadImage]) -> None:
+        news = {self._name(image.place): image.reason for image in bad}
         if self._path is None:
-            self._known |= {image.place for image in bad}
+            self._known |= news.keys()
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:
             _lock(file.fileno())
-            self._known |= self._news(file)
-            for image in dict(bad).items():
-                self._add(file, *image)
+            self._read_news(file)
+            for place, reason in news.items():
+                self._add(file, place, reason)
             self._read_to = file.seek(0, os.SEEK_END)
 
-    def _news(self, file: Any) -> set[str]:
+    def _name(self, place: str) -> str:
+        """As it stands in the file; the same from whatever directory a run is resumed."""
+        return _escaped(os.path.abspath(place) if self._has_paths else place)
+
+    def _look(self) -> None:
+        """Reads what has been added to the file, where anything has."""
+        if self._path is not None and self._path.exists() and self._path.stat().st_size > self._read_to:
+            with self._path.open("rb") as file:
+                _lock(file.fileno())
+                self._read_news(file)
+
+    def _read_news(self, file: IO[bytes]) -> None:
         """What other processes, or the run that is resumed, have written since."""
         file.seek(self._read_to)
-        return {line.split("\t")[0] for line in file.read().decode("utf-8", "surrogateescape").splitlines()}
+        lines = file.read().decode("utf-8", "surrogateescape").split("\n")
+        self._known |= {line.split("\t")[0] for line in lines if line}
+        self._read_to = file.tell()
 
-    def _add(self, file: Any, place: str, reason: str) -> None:
+    def _add(self, file: IO[bytes], place: str, reason: str) -> None:
         if place not in self._known:
             self._known.add(place)
-            file.write(f"{place}\t{reason}\n".encode("utf-8", "surrogateescape"))
+            file.write(f"{place}\t{_escaped(reason)}\n".encode("utf-8", "surrogateescape"))
             _log.warning("skipped a training image: %s: %s", place, reason)
 
     def _stop_if_too_many(self) -> None:
         if self._limit is not None and len(self._known) > self._limit:
             raise FacelitError(
-                f"{len(self._known)} training images could not be read, more than data.max_bad_share of the training set allows."
-                f" They are listed in {self._path}. Mend the data, or raise --data.max_bad_share."
+                f"{_count(self._known)} could not be read, more than data.max_bad_share of the training set allows. The list is"
+                f" {self._path}. Mend the data, or raise --data.max_bad_share."
             )
+
+
+def _count(images: set[str]) -> str:
+    return f"{len(images):,} training image{'' if len(images) == 1 else 's'}"
+
+
+def _escaped(text: str) -> str:
+    """Fit for a field of a line."""
+    return text.translate({ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"})
 
 
 def _lock(file: int) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from pytorch_lightning import LightningDataModule, Trainer
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from facelit.data.augmentation import Augmentation, normalize
 from facelit.data.batches import EvalBatch, EvalImages, TrainBatch, TrainImages
-from facelit.data.gpu_decoding import decode_batch
+from facelit.data.gpu_decoding import GpuDecoder
 from facelit.data.reading import CropReader, EncodedCrops, OnBadImage
+from facelit.data.resuming import TrainLoader, fingerprint
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
@@ -71,6 +72,7 @@ class FaceDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        _check_options(num_workers, on_bad_image, max_bad_share)
         self.train = train
         self.verification: Mapping[str, VerificationSource] = verification or {}
         self.predict = predict
@@ -83,6 +85,7 @@ class FaceDataModule(LightningDataModule):
         self.max_bad_share = max_bad_share
         self.decode_on_gpu = decode_on_gpu
         self.seed = seed
+        self._decoder: GpuDecoder | None = None
 
     @property
     def num_identities(self) -> int | None:
@@ -99,8 +102,9 @@ class FaceDataModule(LightningDataModule):
         if stage == "fit":
             train = self._training_set()
             self._check_validation_interval()
-            self._check_decoding()
+            self._prepare_decoding()
             train.prepare()
+            self._compare_over_processes(train)
             rank_zero_info(f"Training on {len(train):,} images of {train.num_identities:,} identities.")
         if stage in ("fit", "validate", "test"):
             if stage != "fit" and not self.verification:
@@ -153,7 +157,8 @@ class FaceDataModule(LightningDataModule):
         """On the device: uint8 to [-1, 1], and the augmentation of training crops."""
         if isinstance(batch, TrainBatch):
             if isinstance(batch.images, EncodedCrops):
-                batch = decode_batch(batch, batch.images, self._reader())
+                assert self._decoder is not None
+                batch = self._decoder.decode(batch, batch.images)
             assert isinstance(batch.images, Tensor)
             return batch._replace(images=self.augmentation(normalize(batch.images), batch.draws))
         if isinstance(batch, EvalBatch):
@@ -192,6 +197,17 @@ class FaceDataModule(LightningDataModule):
                 f" {self.trainer.accumulate_grad_batches}: a checkpoint between two optimizer steps cannot be resumed exactly."
             )
 
+    def _compare_over_processes(self, train: IdentitySource) -> None:
+        """A folder that changed while the processes of a run listed it one after the other: their numbers mean other images."""
+        if self.trainer is None or self._world_size == 1:
+            return
+        own = fingerprint(train)
+        if self.trainer.strategy.broadcast(own) != own:
+            raise FacelitError(
+                "the processes of this run see different training sets (data.train): has it changed while they started, or is it"
+                " another one on another machine?"
+            )
+
     def _read_once(self, name: str, source: VerificationSource) -> None:
         """Finds a broken verification image now, and not when hours of training are to be measured."""
         numbers = range(self._rank, len(source), self._world_size)
@@ -200,12 +216,16 @@ class FaceDataModule(LightningDataModule):
                 source.image(number)
                 show(done)
 
-    def _check_decoding(self) -> None:
-        device = self.trainer.strategy.root_device.type if self.trainer else "cpu"
-        if self.decode_on_gpu and device != "cuda":
+    def _prepare_decoding(self) -> None:
+        if not self.decode_on_gpu:
+            return
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type != "cuda":
             raise FacelitError(
-                f"data.decode_on_gpu needs an NVIDIA GPU, and this run is on the {device}. Leave the option off."
+                f"data.decode_on_gpu needs an NVIDIA GPU, and this run is on the {device.type}. Leave the option off."
             )
+        self._decoder = GpuDecoder(self._reader(), device)
+        rank_zero_info(f"Decoding JPEGs on the GPU with {self._decoder.name}.")
 
     def _refuse_overfit_batches(self) -> None:
         if self.trainer and self.trainer.overfit_batches:
@@ -234,26 +254,13 @@ class FaceDataModule(LightningDataModule):
         }
 
 
-class TrainLoader(DataLoader[TrainBatch]):
-    """A loader of whole batches that a checkpoint remembers the place of.
-
-    The sampler yields requests for whole batches and the dataset stacks them: `batch_size` is None. Lightning saves and
-    restores whatever loader has `state_dict` and `load_state_dict`.
-    """
-
-    trainer: Trainer | None = None
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch, and how many of its batches the trainer has begun: not how many the workers have read ahead."""
-        if self.trainer is None:
-            return {}
-        batches_done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"epoch": self.trainer.current_epoch, "batches_done": batches_done}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Goes on after the last batch that the checkpoint has seen."""
-        if state_dict and isinstance(self.sampler, EpochSampler):
-            self.sampler.resume(**state_dict)
+def _check_options(num_workers: int, on_bad_image: str, max_bad_share: float) -> None:
+    if num_workers < 0:
+        raise FacelitError(f"data.num_workers must be at least 0 (0 reads in the main process), got {num_workers}.")
+    if on_bad_image not in get_args(OnBadImage):
+        raise FacelitError(f"data.on_bad_image must be one of {', '.join(get_args(OnBadImage))}, got {on_bad_image}.")
+    if not 0 <= max_bad_share <= 1:
+        raise FacelitError(f"data.max_bad_share must be from 0 to 1 (a share of the set), got {max_bad_share}.")
 
 
 def _collate(samples: list[EvalBatch]) -> EvalBatch:

@@ -2,76 +2,145 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Callable
 
 import numpy as np
+import simplejpeg
 import torch
 from torch import Tensor
 
 from facelit.data.batches import TrainBatch, as_tensor
 from facelit.data.reading import CropReader, EncodedCrops
 from facelit.errors import FacelitError
-from facelit.storage.images import Crop
+from facelit.storage.images import CROP_SIZE, Crop
+
+Decode = Callable[[list[bytes], torch.device], list[Tensor]]
+"""JPEGs and a device to the RGB pixels of each there, uint8 (3, height, width)."""
+
+_log = logging.getLogger(__name__)
 
 
-def decode_batch(batch: TrainBatch, crops: EncodedCrops, reader: CropReader) -> TrainBatch:
-    """Replaces JPEGs by pixels, on the device that the labels are on.
+class GpuDecoder:
+    """Decodes batches by TorchCodec where it works, else by torchvision.
 
-    nvJPEG rounds otherwise than libjpeg-turbo: pixels may differ by a few levels from those that the workers decode. A
-    batch that it cannot decode is read once more on the CPU, which names the image, or replaces it.
+    nvJPEG rounds otherwise than libjpeg-turbo: pixels may differ by a few levels from those that the workers decode.
 
     Args:
-        batch: As the workers made it, its tensors on the device.
-        crops: Its images.
-        reader: Reads the batch again where something is wrong with it.
+        reader: Reads a batch again where something is wrong with it.
+        device: Where the batches are.
 
-    Returns:
-        The batch, `images` uint8 (N, 3, 112, 112) in channels_last order.
+    Attributes:
+        name: What decodes.
 
     Raises:
-        BadImageError: An image cannot be decoded, and is not to be skipped.
+        FacelitError: Neither of them decodes a crop on this device.
     """
-    device = batch.labels.device
-    try:
-        return batch._replace(images=_decode(crops, device))
-    except RuntimeError:
-        images, labels, bad = reader.read(crops.indices)
-        assert isinstance(images, np.ndarray)
-        pixels = as_tensor(images).to(device)
-        return batch._replace(images=pixels, labels=torch.from_numpy(labels).to(device), bad=bad)
+
+    def __init__(self, reader: CropReader, device: torch.device) -> None:
+        self.reader = reader
+        self.name, self._decode_jpegs = _find_decoder(device)
+        self._warned = False
+
+    def decode(self, batch: TrainBatch, crops: EncodedCrops) -> TrainBatch:
+        """Replaces JPEGs by pixels, on the device that the labels are on.
+
+        A batch that it cannot decode is read once more on the CPU, which names the image, or replaces it.
+
+        Args:
+            batch: As the workers made it, its tensors on the device.
+            crops: Its images.
+
+        Returns:
+            The batch, `images` uint8 (N, 3, 112, 112) in channels_last order.
+
+        Raises:
+            BadImageError: An image cannot be decoded, and is not to be skipped.
+            torch.OutOfMemoryError: The device has no room for the pixels.
+        """
+        device = batch.labels.device
+        try:
+            return batch._replace(images=self._pixels(crops, device))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            images, labels, bad = self.reader.read(crops.indices)
+            self._warn_if_nothing_is(bad, error)
+            assert isinstance(images, np.ndarray)
+            pixels = as_tensor(images).to(device)
+            return batch._replace(images=pixels, labels=torch.from_numpy(labels).to(device), bad=bad)
+
+    def _pixels(self, crops: EncodedCrops, device: torch.device) -> Tensor:
+        images = [None if isinstance(file, bytes) else _to_chw(file, device) for file in crops.files]
+        jpegs = [file for file in crops.files if isinstance(file, bytes)]
+        decoded = iter(self._decode_jpegs(jpegs, device) if jpegs else [])
+        whole = [next(decoded) if image is None else image for image in images]
+        return torch.stack(whole).contiguous(memory_format=torch.channels_last)
+
+    def _warn_if_nothing_is(self, bad: object, error: RuntimeError) -> None:
+        if not bad and not self._warned:
+            self._warned = True
+            _log.warning(
+                "data.decode_on_gpu: %s did not decode a batch in which the CPU finds nothing wrong (%s). The main process"
+                " decoded it; this is slow, and is not said again.",
+                self.name,
+                _first_line(error),
+            )
 
 
-def _decode(crops: EncodedCrops, device: torch.device) -> Tensor:
-    images: list[Tensor | None] = [None if isinstance(file, bytes) else _to_chw(file, device) for file in crops.files]
-    jpegs = [file for file in crops.files if isinstance(file, bytes)]
-    decoded = iter(_decode_jpegs(jpegs, device) if jpegs else [])
-    whole = [next(decoded) if image is None else image for image in images]
-    return torch.stack(whole).contiguous(memory_format=torch.channels_last)
+def _find_decoder(device: torch.device) -> tuple[str, Decode]:
+    """The first decoder that makes a crop of a JPEG on the device, and its name."""
+    failures = []
+    for name, load in (("TorchCodec", _torchcodec), ("torchvision", _torchvision)):
+        try:
+            decode = load()
+            _try(decode, device)
+        except torch.OutOfMemoryError:
+            raise
+        except (ImportError, RuntimeError) as error:  # absent, or without the libraries that it wants
+            failures.append(f"{name}: {_first_line(error)}")
+        else:
+            return name, decode
+    raise FacelitError(
+        f"data.decode_on_gpu: nothing here decodes JPEGs on {device} ({'; '.join(failures)}). Install TorchCodec for this"
+        " CUDA (pip install 'torchcodec>=0.17'), or leave the option off."
+    )
 
 
-def _decode_jpegs(jpegs: list[bytes], device: torch.device) -> list[Tensor]:
-    """RGB pixels of each, uint8 (3, 112, 112), by TorchCodec where it is installed, else by torchvision."""
-    try:
-        from torchcodec.decoders import decode_jpeg as decode
-    except (ImportError, RuntimeError):  # absent, or without the libraries that it wants
-        return _decode_with_torchvision(jpegs, device)
-    decoded: list[Tensor] = decode(jpegs, mode="RGB", device=device)
-    return decoded
+def _try(decode: Decode, device: torch.device) -> None:
+    grey = np.full((CROP_SIZE, CROP_SIZE, 3), 128, np.uint8)
+    (pixels,) = decode([simplejpeg.encode_jpeg(grey)], device)
+    if pixels.device.type != device.type or pixels.shape != (3, CROP_SIZE, CROP_SIZE):
+        raise RuntimeError(f"gives pixels {tuple(pixels.shape)} on {pixels.device}")
 
 
-def _decode_with_torchvision(jpegs: list[bytes], device: torch.device) -> list[Tensor]:
-    try:
-        from torchvision.io import ImageReadMode, decode_jpeg
-    except ImportError:
-        raise FacelitError(
-            "data.decode_on_gpu needs TorchCodec with this torchvision: pip install 'torchcodec>=0.17'"
-        ) from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated since 0.29, in favour of TorchCodec
-        inputs = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
-        decoded: list[Tensor] = decode_jpeg(inputs, ImageReadMode.RGB, device=device)
-    return decoded
+def _torchcodec() -> Decode:
+    from torchcodec.decoders import decode_jpeg
+
+    def decode(jpegs: list[bytes], device: torch.device) -> list[Tensor]:
+        decoded: list[Tensor] = decode_jpeg(jpegs, mode="RGB", device=device)
+        return decoded
+
+    return decode
+
+
+def _torchvision() -> Decode:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    def decode(jpegs: list[bytes], device: torch.device) -> list[Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated since 0.29, in favour of TorchCodec
+            inputs = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in jpegs]
+            decoded: list[Tensor] = decode_jpeg(inputs, ImageReadMode.RGB, device=device)
+        return decoded
+
+    return decode
 
 
 def _to_chw(pixels: Crop, device: torch.device) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).to(device)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

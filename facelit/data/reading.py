@@ -16,6 +16,7 @@ from facelit.storage.images import CROP_SIZE, BadImageError, Crop
 
 OnBadImage = Literal["error", "skip"]
 _TRIES = 1000
+_EXIF = b"Exif\0\0"
 
 
 class BadImage(NamedTuple):
@@ -68,6 +69,7 @@ class CropReader:
     def __init__(self, source: IdentitySource, on_bad_image: OnBadImage = "error") -> None:
         self.source = source
         self.on_bad_image = on_bad_image
+        self._ascending: bool | None = None
 
     def read(self, indices: Indices) -> BatchOfCrops:
         """Reads and decodes.
@@ -133,15 +135,29 @@ class CropReader:
     def _candidates(self, index: int) -> Iterator[int]:
         """The rest of the identity, then what follows in the set; each round."""
         labels = self.source.labels
-        same = np.flatnonzero(labels == labels[index])
+        same = self._of_the_same_identity(index)
         own = np.roll(same, -int(np.searchsorted(same, index)))[1:]
         yield from own[:_TRIES].tolist()
         following = (index + np.arange(1, min(len(labels), _TRIES))) % len(labels)
         yield from np.setdiff1d(following, same, assume_unique=True).tolist()
 
+    def _of_the_same_identity(self, index: int) -> Indices:
+        """Image numbers, ascending; without a look at all labels where these ascend, as a folder's do."""
+        labels = self.source.labels
+        if self._ascending is None:
+            self._ascending = bool((labels[:-1] <= labels[1:]).all())
+        if not self._ascending:
+            return np.flatnonzero(labels == labels[index])
+        return np.arange(labels.searchsorted(labels[index]), labels.searchsorted(labels[index], side="right"))
+
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether a GPU decodes it to a crop: a colour JPEG of the right size."""
+    """Whether a GPU decodes it to the same crop: a colour JPEG of the right size, that no decoder might turn.
+
+    TorchCodec turns images as Exif says and the CPU's decoders do not: a file with Exif data is left to these.
+    """
+    if _EXIF in data:
+        return False
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:

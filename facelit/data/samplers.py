@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
@@ -66,6 +66,14 @@ class BatchPlan(ABC):
         than world_size.
         """
 
+    def order_options(self, world_size: int) -> dict[str, Any]:
+        """What the order depends on beside seed and data, by name: a checkpoint keeps it, and a resumed run compares.
+
+        By default the number of processes and every attribute that is a plain value; plans that know better say less.
+        """
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, (bool, int, float, str))}
+        return {"number of processes": world_size, **plain}
+
 
 class ShuffleSampler(BatchPlan):
     """Every image exactly once per epoch, in random order.
@@ -95,6 +103,14 @@ class ShuffleSampler(BatchPlan):
         for size in self._sizes(len(labels), world_size):
             yield order[start : start + size]
             start += size
+
+    def order_options(self, world_size: int) -> dict[str, Any]:
+        """The size of the global batch: how processes share it does not matter, but for single images (see above)."""
+        return {
+            "global batch size": self.batch_size * world_size,
+            "drop_last": self.drop_last,
+            "batch_size above 1": self.batch_size > 1,
+        }
 
     def _sizes(self, num_images: int, world_size: int) -> list[int]:
         """Images of each global batch."""
@@ -167,6 +183,13 @@ class IdentityBalancedSampler(BatchPlan):
         groups = np.argsort(places, kind="stable").reshape(num_batches, -1)
         part_twins(groups, identities, rng)
         return self._images(labels, counts, identities[groups], numbers[groups], rng)
+
+    def order_options(self, world_size: int) -> dict[str, Any]:
+        """P over all processes, and K."""
+        return {
+            "identities per global batch": self.identities_per_batch * world_size,
+            "images_per_identity": self.images_per_identity,
+        }
 
     def _draws(self, counts: Indices, num_batches: int, per_batch: int, rng: np.random.Generator) -> Indices:
         """How many groups an epoch draws of each identity: as many as hold its images, but at most one for each batch.
@@ -248,6 +271,10 @@ class RandomTripletSampler(BatchPlan):
             axis=1,
         )
         return triplets.reshape(-1, 3 * self.triplets_per_batch * world_size)
+
+    def order_options(self, world_size: int) -> dict[str, Any]:
+        """Triplets of an epoch, and of a batch over all processes."""
+        return {"n_triplets": self.n_triplets, "triplets per global batch": self.triplets_per_batch * world_size}
 
 
 class EpochSampler(DistributedSampler[BatchRequest]):

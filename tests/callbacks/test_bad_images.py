@@ -2,13 +2,19 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import facelit, make_run
+from tiny_run import facelit, make_run, write_crops
 
+from facelit.callbacks.bad_images import BadImageLog
 from facelit.cli import main
+from facelit.data import IdentityFolder
+from facelit.data.batches import TrainBatch
+from facelit.data.reading import BadImage
+from facelit.errors import FacelitError
 
 SKIP = ["--data.on_bad_image", "skip", "--data.max_bad_share", "0.1"]
 
@@ -87,3 +93,75 @@ def test_two_processes_share_the_list(tmp_path: Path) -> None:
     finished = facelit("fit", "--config", config, *SKIP, *launch)
     assert finished.returncode == 0, finished.stderr
     assert sorted(listed(tmp_path)) == sorted(map(str, files))
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> IdentityFolder:
+    return IdentityFolder(write_crops(tmp_path / "crops"))
+
+
+def process(
+    folder: Path, rank: int = 0, train: IdentityFolder | None = None, share: float = 1.0
+) -> tuple[SimpleNamespace, BadImageLog]:
+    """One process of a run, or a resumed part of it: what the callback asks a trainer for, and a callback."""
+    data = SimpleNamespace(max_bad_share=share, train=train)
+    checkpoints = [SimpleNamespace(dirpath=folder)]
+    trainer = SimpleNamespace(
+        fast_dev_run=False, checkpoint_callbacks=checkpoints, datamodule=data, is_global_zero=rank == 0
+    )
+    log = BadImageLog()
+    log.on_fit_start(trainer, None)
+    return trainer, log
+
+
+def step(of: tuple[SimpleNamespace, BadImageLog], *bad: BadImage) -> dict[str, float]:
+    """What the process logs at a batch."""
+    trainer, log = of
+    logged: dict[str, float] = {}
+    module = SimpleNamespace(log=lambda name, value, rank_zero_only: logged.update({name: value}))
+    log.on_train_batch_start(trainer, module, TrainBatch(None, None, None, bad), 0)
+    return logged
+
+
+ODD = [
+    BadImage("a\tb.png", "two\nlines"),
+    BadImage("c\nd.png", "x"),
+    BadImage("e\\n.png", "x"),
+    BadImage("f\u2028g", "x"),
+]
+
+
+def test_odd_names_are_one_line_each_and_come_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        run = process(tmp_path)
+        assert step(run, *ODD) == {"data/bad_images": 4.0}
+        assert step(run) == {"data/bad_images": 4.0}
+    text = (tmp_path / "bad-images.tsv").read_text(encoding="utf-8")
+    assert text == "a\\tb.png\ttwo\\nlines\nc\\nd.png\tx\ne\\\\n.png\tx\nf\u2028g\tx\n"
+
+
+def test_relative_paths_are_the_same_from_everywhere(
+    tmp_path: Path, crops: IdentityFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, path in (
+        (tmp_path, "crops/a.png"),
+        (tmp_path / "crops", "a.png"),
+        (tmp_path / "crops", "../crops/a.png"),
+    ):
+        monkeypatch.chdir(folder)
+        step(process(tmp_path, train=crops), BadImage(path, "x"))
+    assert (tmp_path / "bad-images.tsv").read_text() == f"{tmp_path / 'crops' / 'a.png'}\tx\n"
+
+
+def test_the_first_process_counts_for_all(tmp_path: Path) -> None:
+    first, second = process(tmp_path, 0), process(tmp_path, 1)
+    assert step(first) == {}
+    assert step(second, BadImage("a", "x"), BadImage("b", "x")) == {}
+    assert step(first) == {"data/bad_images": 2.0}
+    assert step(first, BadImage("b", "x"), BadImage("c", "x")) == {"data/bad_images": 3.0}
+    assert step(second) == {}
+
+
+def test_one_image_is_one_image(tmp_path: Path, crops: IdentityFolder) -> None:
+    with pytest.raises(FacelitError, match=r"^1 training image could not be read"):
+        step(process(tmp_path, train=crops, share=0.0), BadImage("a", "x"))

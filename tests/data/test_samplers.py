@@ -220,6 +220,34 @@ def test_resume_skips_what_was_done_and_only_that() -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        (ShuffleSampler(8), ShuffleSampler(4)),
+        (IdentityBalancedSampler(4, 2), IdentityBalancedSampler(2, 2)),
+        (RandomTripletSampler(40, 4), RandomTripletSampler(40, 2)),
+    ],
+    ids=lambda plan: type(plan).__name__,
+)
+def test_plans_with_the_same_order_options_have_the_same_order(one: BatchPlan, two: BatchPlan) -> None:
+    """One process with all of the batch, or two with half of it each."""
+    orders = [
+        [batch.tolist() for batch in plan.draw(LABELS, n, np.random.default_rng(0))] for plan, n in ((one, 1), (two, 2))
+    ]
+    assert orders[0] == orders[1]
+    assert one.order_options(1) == two.order_options(2)
+    assert one.order_options(2) != two.order_options(2)
+
+
+def test_a_plan_of_ones_own_names_its_attributes() -> None:
+    class Reversed(RandomTripletSampler):
+        order_options = BatchPlan.order_options
+
+    plan = Reversed(40, 4)
+    plan.order = object()
+    assert plan.order_options(3) == {"number of processes": 3, "n_triplets": 40, "triplets_per_batch": 4}
+
+
+@pytest.mark.parametrize(
     ("plan", "named"),
     [
         (ShuffleSampler(1000), "batch_size"),

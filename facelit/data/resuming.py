@@ -1,0 +1,113 @@
+"""Going on in the middle of an epoch: where it was, and whether the order of its batches is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch.utils.data import DataLoader
+
+from facelit.data.batches import TrainBatch, TrainImages
+from facelit.data.identity_folder import IdentityFolder
+from facelit.data.samplers import EpochSampler
+from facelit.data.sources import IdentitySource
+from facelit.errors import FacelitError
+from facelit.storage.packed import PackedStore
+
+
+class TrainLoader(DataLoader[TrainBatch]):
+    """A loader of whole batches that a checkpoint remembers the place of.
+
+    The sampler yields requests for whole batches and the dataset stacks them: `batch_size` is None. Lightning saves and
+    restores whatever loader has `state_dict` and `load_state_dict`.
+    """
+
+    trainer: Trainer | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, how many of its batches the trainer has begun (not: the workers have read ahead), and of how many.
+
+        And what their order depends on.
+        """
+        if self.trainer is None:
+            return {}
+        return {
+            "epoch": self.trainer.current_epoch,
+            "batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+            "batches": int(min(len(self), self.trainer.num_training_batches)),
+            "order": self._order,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on after the last batch that the checkpoint has seen.
+
+        Raises:
+            FacelitError: That was in the middle of an epoch, and the rest of it would not be the rest any more.
+        """
+        if not state_dict or not isinstance(self.sampler, EpochSampler):
+            return
+        epoch, done = state_dict["epoch"], state_dict["batches_done"]
+        batches = state_dict.get("batches", len(self))  # older checkpoints have neither this nor the order
+        changed = differences(self._order, state_dict["order"]) if "order" in state_dict else ""
+        if changed and 0 < done < batches:
+            checkpoint = getattr(self.trainer, "ckpt_path", None) or "FILE"
+            raise FacelitError(
+                f"the checkpoint was saved after {done:,} of the {batches:,} batches of its epoch, and their order has"
+                f" changed: {changed}. Resume with the same, or from the end of an epoch, or start a new run from its"
+                f" backbone (--model.init_backbone {checkpoint}, without --ckpt_path)."
+            )
+        if changed:
+            rank_zero_info(f"The next epochs are drawn otherwise than before: {changed}.")
+        if done < batches:
+            self.sampler.resume(epoch, done)
+        else:
+            self.sampler.resume(epoch + 1, 0)
+            self._finish_epoch(done)
+
+    def _finish_epoch(self, done: int) -> None:
+        """Lightning counts on in an epoch that has more batches now than it had: tells it that this one is over."""
+        fit_loop = getattr(self.trainer, "fit_loop", None)
+        if fit_loop is not None and done < len(self):
+            progress = fit_loop.epoch_loop.batch_progress.current
+            for count in ("ready", "started", "processed", "completed"):
+                setattr(progress, count, getattr(progress, count) + len(self) - done)
+
+    @cached_property
+    def _order(self) -> dict[str, Any]:
+        assert isinstance(self.sampler, EpochSampler) and isinstance(self.dataset, TrainImages)  # noqa: PT018
+        return order_of(self.sampler, self.dataset.reader.source)
+
+
+def order_of(sampler: EpochSampler, source: IdentitySource) -> dict[str, Any]:
+    """What decides which images make up each batch: plain values, by the names that messages give them."""
+    return {
+        "seed": sampler.seed,
+        "sampler": type(sampler.plan).__name__,
+        **sampler.plan.order_options(sampler.num_replicas),
+        "training set": f"of {len(source):,} images ({fingerprint(source)[:12]})",
+    }
+
+
+def differences(now: dict[str, Any], then: dict[str, Any]) -> str:
+    """Names what both have and is not the same; empty where all is."""
+    changed = [name for name in now if name in then and now[name] != then[name]]
+    return ", ".join(f"{name} {now[name]} instead of {then[name]}" for name in changed)
+
+
+def fingerprint(source: IdentitySource) -> str:
+    """A hash over a source's labels and identities, and over what a folder lists.
+
+    A pack counts as what it was packed from: the same images in the same order.
+    """
+    digest = hashlib.blake2b(len(source).to_bytes(8, "little"), digest_size=16)
+    for start in range(0, len(source), 2**20):
+        digest.update(source.labels[start : start + 2**20].astype("<i8").tobytes())
+    for identity in source.identities:
+        digest.update(identity.encode("utf-8", "surrogateescape") + b"\0")
+    if isinstance(source, IdentityFolder):
+        store = source.store
+        digest.update((store.manifest.source if isinstance(store, PackedStore) else store.fingerprint()).encode())
+    return digest.hexdigest()
