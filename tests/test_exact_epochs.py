@@ -188,3 +188,14 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 def on_two_processes(arguments: list[str]) -> None:
     finished = facelit(*arguments, "--trainer.devices=2", "--trainer.strategy=ddp")
     assert finished.returncode == 0, finished.stderr
+
+
+def test_processes_that_see_different_folders_are_stopped() -> None:
+    """Row numbers would mean other images on one of them."""
+    data = FaceDataModule(train=OneEach(20), batch_size=4)
+    strategy = SimpleNamespace(broadcast=lambda own: own)
+    data.trainer = SimpleNamespace(world_size=2, global_rank=1, strategy=strategy)
+    data._compare_over_processes(OneEach(20))
+    strategy.broadcast = lambda own: "what process 0 has hashed"
+    with pytest.raises(FacelitError, match="different training sets"):
+        data._compare_over_processes(OneEach(20))
