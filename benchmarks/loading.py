@@ -67,7 +67,7 @@ def make_calls(root: Path, scratch: Path, batch_size: int, workers: int) -> dict
         "facelit, packed": facelit_loader(scratch / "packed", batch_size, workers),
         "facelit, RecordIO": facelit_loader(scratch / "recordio", batch_size, workers),
     }
-    return {name: lambda loader=loader: go_through(loader) for name, loader in loaders.items()}  # type: ignore[misc]
+    return {name: lambda loader=loader: go_through(loader) for name, loader in loaders.items()}  # type: ignore[misc]  # a default binds it
 
 
 def main() -> None:
@@ -91,7 +91,7 @@ def main() -> None:
             calls = make_calls(arguments.root, scratch, arguments.batch_size, workers)
             if workers == 0:
                 files = [store.encoded(row) for row in range(len(store))]
-                calls[FLOOR] = lambda files=files: decode_all(files)  # type: ignore[misc]
+                calls[FLOOR] = lambda files=files: decode_all(files)  # type: ignore[misc]  # likewise
             timings = time_in_turns(calls, dict.fromkeys(calls, arguments.repeats))
             rows += table_rows(timings, workers, len(store))
             figures[str(workers)] = {name: len(store) / timing.median for name, timing in timings.items()}

@@ -20,7 +20,7 @@ from facelit.errors import FacelitError
 try:
     import fcntl
 except ImportError:  # Windows: two runs at a time are not noticed there
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module, where there is one
 
 FOLDER = ".facelit-align"
 """Below the folder of crops; hidden, so that no listing takes it for an identity."""

@@ -91,9 +91,9 @@ class FolderStore(CropStore):
         self.path, self._index, self._kept = root, index, kept
         counts = np.diff(self._index.starts)
         filled = np.flatnonzero(counts)
-        self._folder_of = None if len(filled) == len(counts) else filled
         names = self._index.identities
-        self.identities: Sequence[str] = names if self._folder_of is None else Names.of(names[int(f)] for f in filled)
+        all_filled = len(filled) == len(counts)
+        self.identities: Sequence[str] = names if all_filled else Names.of(names[row] for row in filled.tolist())
         self.labels = np.repeat(np.arange(len(filled), dtype=np.int32), counts[filled])
 
     def __reduce__(self) -> tuple[Callable[..., FolderStore], tuple[Path, Path | None, str]]:
