@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -26,6 +25,7 @@ from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.errors import FacelitError
 from facelit.recognizer import FaceRecognizer
+from facelit.speed.hardware import allow_tf32, best_precision, tries_kernels
 
 __all__ = ["FacelitCLI", "backbones", "heads", "main"]  # importing the rooms lets short class names resolve
 
@@ -102,8 +102,7 @@ class FacelitCLI(LightningCLI):
         # Best is chosen where it is measured. (After a resume an epoch may end without a validation of its own.)
         if config.checkpoint.save_on_train_epoch_end is None:
             config.checkpoint.save_on_train_epoch_end = not config.data.verification
-        if config.trainer.precision is None:
-            config.trainer.precision = _best_precision(config.trainer.accelerator)
+        self._suit_hardware(config.trainer)
         if config.ckpt_path is not None:
             self._use_checkpoint(config)
 
@@ -118,6 +117,15 @@ class FacelitCLI(LightningCLI):
             what = "the network of this configuration"
             check_fits(self.model.state_dict(), self.checkpoint["state_dict"], path, what)
             self.checkpoint = None
+
+    @staticmethod
+    def _suit_hardware(options: Namespace) -> None:
+        """Fills in what the user left open, by what the machine has."""
+        if options.precision is None:
+            options.precision = best_precision(options.accelerator)
+        if options.benchmark is None:
+            options.benchmark = tries_kernels(options.accelerator, options.deterministic)
+        allow_tf32(options.accelerator, options.precision)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters silently beat the command line: not here."""
@@ -152,6 +160,9 @@ def main(args: ArgsType = None) -> None:
         args: Arguments instead of the command line's, for calling it from Python.
     """
     quieten()
+    # A user's own classes, named by import path, lie where the program is started; last, so that they shadow nothing.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         FacelitCLI(
             FaceRecognizer,
@@ -174,6 +185,10 @@ def quieten() -> None:
     """Silences remarks that no user of facelit can do anything about."""
     # Lightning walks batches with torch's pytree and calls what torch renames.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # `facelit.cli` looks at the arguments first, and hands them on.
+    warnings.filterwarnings("ignore", message=r"LightningCLI's args parameter is intended")
+    # Training without verification is a choice.
+    warnings.filterwarnings("ignore", message=r"Total length of `list` across ranks is zero")
     # A resumed run goes on in its own folder, and may choose its checkpoints by another figure than before.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
@@ -188,12 +203,6 @@ def _root_cause(error: BaseException) -> BaseException:
     while (cause := error.__cause__ or error.__context__) is not None and not isinstance(error, FacelitError):
         error = cause
     return error
-
-
-def _best_precision(accelerator: str) -> str:
-    """bf16 where a GPU has it, float32 elsewhere."""
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
 
 
 def _run_folders(config: Namespace) -> Sequence[Path]:

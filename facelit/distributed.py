@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_PIECE_BYTES = 2**26
+
 _uneven_parts: ContextVar[tuple[int, ...] | None] = ContextVar("_uneven_parts", default=None)
 
 
@@ -168,6 +170,104 @@ def all_gather_with_grad(x: Tensor) -> Tensor:
         return x
     gathered: Tensor = _AllGather.apply(x)
     return gathered
+
+
+class _AllGatherSummingGrad(torch.autograd.Function):
+    """all_gather whose backward sums the processes' gradients and hands back this one's slice, times world_size."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        ctx.start = sum(parts_of_batch(len(x))[: rank()])
+        return all_gather(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.narrow(0, ctx.start, ctx.rows) * world_size()
+
+
+def all_gather_summing_grad(x: Tensor) -> Tensor:
+    """As :func:`all_gather_with_grad`, for a loss to which each process contributes by parameters of its own.
+
+    Every process computes the same loss, but backpropagates through its own share of it alone (its own identities'
+    logits): the gradient of the gathered batch is the sum over the processes.
+
+    Args:
+        x: (N, ...) floating-point tensor, as for :func:`all_gather_with_grad`.
+
+    Returns:
+        (rows of all processes, ...) tensor with the values of :func:`all_gather`; ``x`` itself in a single process.
+    """
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _AllGatherSummingGrad.apply(x)
+    return gathered
+
+
+class _StackProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        stacked = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(stacked, x.contiguous())
+        return torch.stack(stacked)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad[rank()]
+
+
+def stack_processes(x: Tensor) -> Tensor:
+    """One tensor of each process, and the gradient of the own one.
+
+    Args:
+        x: (...) tensor of the same shape and dtype on every process.
+
+    Returns:
+        (world_size, ...) tensor, the same on every process. Its gradient flows to this process's own slice, for losses
+        that every process computes alike from what all contribute.
+    """
+    if world_size() == 1:
+        return x.unsqueeze(0)
+    stacked: Tensor = _StackProcesses.apply(x)
+    return stacked
+
+
+def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """Puts the rows of all processes together on the first one, in its main memory, a piece at a time.
+
+    Every process must call this.
+
+    Args:
+        x: (rows of this process, ...) tensor of any dtype.
+        counts: the rows of each process, in rank order.
+
+    Returns:
+        On process 0 (rows of all processes, ...) on the CPU; elsewhere ``x`` itself.
+    """
+    x = x.detach()
+    _check_rows(len(x), counts)
+    if world_size() == 1:
+        return x
+    size = max(1, _PIECE_BYTES // max(1, x[:1].numel() * x.element_size()))  # rows
+    if rank() == 0:
+        whole = torch.empty(sum(counts), *x.shape[1:], dtype=x.dtype)
+        whole[: len(x)] = x
+    start = counts[0]
+    for source in range(1, world_size()):
+        for first in range(0, counts[source], size):
+            count = min(size, counts[source] - first)
+            if rank() == source:
+                dist.send(x[first : first + count].contiguous(), dst=0)
+            elif rank() == 0:
+                piece = torch.empty(count, *x.shape[1:], dtype=x.dtype, device=x.device)
+                dist.recv(piece, src=source)
+                whole[start + first : start + first + count] = piece
+        start += counts[source]
+    return whole if rank() == 0 else x
 
 
 def _check_rows(rows: int, parts: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,23 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from facelit import sharding
 from facelit.callbacks.bad_images import BadImageLog
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
+from facelit.callbacks.weight_average import WeightAverage
 from facelit.checkpoints import CHECKPOINT_KEY, load_backbone
 from facelit.data.batches import EvalBatch, TrainBatch
 from facelit.data.datamodule import FaceDataModule
 from facelit.distributed import global_batch
 from facelit.errors import FacelitError
 from facelit.heads import Head
-from facelit.optim import WarmupCosine
+from facelit.heads.base import metrics_wanted
+from facelit.optim import WarmupSchedule, parameter_groups
+from facelit.speed.compiling import CompileMode, make_compiled
+from facelit.speed.fusing import StepWatch, fuse
+from facelit.speed.reading import read_together
+from facelit.speed.recomputing import recompute_activations
+from facelit.speed.signals import ask_rarely
 
 
 def _default_optimizer(params: Any) -> torch.optim.Optimizer:
@@ -40,6 +49,13 @@ class FaceRecognizer(LightningModule):
         lr_interval: Whether the schedule advances each "epoch" or each "step".
         init_backbone: Checkpoint whose backbone this run starts from, for training on other identities (transfer).
         channels_last: Whether convolutions work on NHWC memory, which is faster on most hardware.
+        compile: Whether the backbone goes through torch.compile; true, or one of its modes: "default", "reduce-overhead",
+            "max-autotune". Checkpoints are the same with it and without.
+        checkpoint_activations: Whether the backbone's activations are computed again in the backward pass instead of being
+            kept: less memory for about a third more arithmetic, and the same results.
+        decay_norms_and_biases: Whether the optimizer's weight decay acts on norms, biases and PReLU slopes too.
+        ema_decay: Share of a moving average of the backbone's weights that one step keeps, as 0.999. Validations and
+            checkpoints then use the average; see `facelit.callbacks.WeightAverage`. By default there is none.
     """
 
     def __init__(
@@ -51,6 +67,10 @@ class FaceRecognizer(LightningModule):
         lr_interval: str = "epoch",
         init_backbone: str | None = None,
         channels_last: bool = True,
+        compile: bool | CompileMode = False,
+        checkpoint_activations: bool = False,
+        decay_norms_and_biases: bool = True,
+        ema_decay: float | None = None,
     ) -> None:
         super().__init__()
         if _given_hyperparameters.get() is not None:
@@ -64,6 +84,9 @@ class FaceRecognizer(LightningModule):
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
+        self.decay_norms_and_biases = decay_norms_and_biases
+        self.weight_average = WeightAverage(ema_decay)
+        self._saved_groups: list[int] | None = None
         self.channels_last = channels_last
         self.head_optimizer: torch.optim.Optimizer | None = None
         self.calibration: dict[str, Any] = {}
@@ -73,6 +96,9 @@ class FaceRecognizer(LightningModule):
             load_backbone(self.backbone, Path(init_backbone))
         if channels_last:
             self.backbone.to(memory_format=torch.channels_last)
+        if checkpoint_activations:
+            recompute_activations(self.backbone)
+        self._compiled = make_compiled(compile)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops.
@@ -87,15 +113,18 @@ class FaceRecognizer(LightningModule):
         images = images.to(next(self.backbone.parameters()).dtype)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
+        if self._compiled is not None:
+            return self._compiled(self.backbone, images)
         embeddings: Tensor = self.backbone(images)
         return embeddings
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         """The head's loss on one batch; its metrics are logged every `trainer.log_every_n_steps` steps."""
         embeddings = self(batch.images)
-        with global_batch(batch.global_size):
+        logs = self._logs_at(batch_idx)
+        with global_batch(batch.global_size), metrics_wanted(logs):
             output = self.head(embeddings, batch.labels)
-        if self._logs_this_step():
+        if logs:
             self._log_metrics(output.loss, output.metrics, len(batch.labels))
         loss: Tensor = output.loss
         return loss
@@ -108,24 +137,59 @@ class FaceRecognizer(LightningModule):
     test_step = validation_step
     predict_step = validation_step
 
+    def configure_model(self) -> None:
+        """Gives a sharded head the identities of this process, now that the processes know each other."""
+        if not self.head.sharded or not any(parameter.is_meta for parameter in self.head.parameters()):
+            return
+        if self.trainer.precision == "16-mixed" and self.trainer.world_size > 1:
+            raise FacelitError(
+                "model.head.sharded does not go with trainer.precision 16-mixed, under which each process would skip steps of its"
+                " own: use bf16-mixed or 32-true."
+            )
+        self.head.shard()
+        # Read by DistributedDataParallel: these are neither the same on all processes, nor to be averaged over them.
+        self._ddp_params_and_buffers_to_ignore = sharding.names_in_model(self.head)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The network's optimizer and schedule for Lightning; the head's own is kept aside."""
         self.head_optimizer = self.head.make_optimizer()
         try:
-            optimizer = self.make_optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+            optimizer = self.make_optimizer(parameter_groups(self.parameters(), self.decay_norms_and_biases))
+            self._refuse_other_groups(optimizer)
+            fuse(optimizer, self.device, scaled=self._gradient_scaler() is not None)
             if self.make_lr_scheduler is None:
                 return {"optimizer": optimizer}
             scheduler = self.make_lr_scheduler(optimizer)
         except (ValueError, TypeError) as error:
             raise FacelitError(f"model.optimizer or model.lr_scheduler: {error}") from error
-        if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
-            scheduler.total_steps = self._total_steps()
-            for group, rate in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
-                group["lr"] = rate
+        if isinstance(scheduler, WarmupSchedule):
+            self._set_length(scheduler)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": settings}  # type: ignore[return-value]  # TypedDict by hand
+
+    def _set_length(self, schedule: WarmupSchedule) -> None:
+        """Tells the schedule how many optimizer steps this run has."""
+        name = type(schedule).__name__
+        if self.lr_interval != "step":
+            raise FacelitError(f"{name} counts optimizer steps, not epochs: set model.lr_interval to step.")
+        if schedule.total_steps is None:
+            schedule.set_total_steps(self._total_steps())
+        total = schedule.total_steps or 0
+        if schedule.warmup >= max(1, total) and not self.trainer.fast_dev_run:
+            rank_zero_warn(f"{name} warms up for {schedule.warmup:g} steps; the run has {total}.", category=UserWarning)
+
+    def _refuse_other_groups(self, optimizer: torch.optim.Optimizer) -> None:
+        """A checkpoint's optimizer state goes by the place of each parameter: it fits the same groups only."""
+        here, saved = [len(group["params"]) for group in optimizer.param_groups], self._saved_groups
+        self._saved_groups = None
+        if saved is not None and saved != here:
+            raise FacelitError(
+                f"the checkpoint's optimizer has its parameters in groups of {saved}, this run's in groups of {here}. A resumed"
+                " run keeps model.decay_norms_and_biases as it was; drop the change, or start a new run from the checkpoint's"
+                " backbone (--model.init_backbone)."
+            )
 
     def optimizer_step(
         self,
@@ -139,14 +203,27 @@ class FaceRecognizer(LightningModule):
         Lightning sees one optimizer: `global_step`, clipping and accumulation mean what they say. A step that the fp16
         gradient scaler skips does not move the centers either.
         """
-        scale = self._gradient_scale()
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with StepWatch(optimizer) as watch:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.head_optimizer is None:
             return
-        if scale is not None and self._gradient_scale() < scale:  # type: ignore[operator]  # not None before: not now
-            self.head_optimizer.zero_grad()
-        else:
+        if self._gradient_scaler() is None or watch.stepped:
             self.head_optimizer.step()
+        else:
+            self.head_optimizer.zero_grad()
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by the norm over all identities' gradients, on whatever process they lie."""
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if self.head.sharded and self.trainer.world_size > 1 and gradient_clip_val and by_norm:
+            sharding.clip_gradients(self.parameters(), self.head, gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the command line must know before it can build the network again, and the thresholds."""
@@ -156,6 +233,11 @@ class FaceRecognizer(LightningModule):
         own: dict[str, Any] = {"num_identities": self.head.num_identities, "rng_states": rng_states}
         if self.calibration:
             own["calibration"] = self.calibration
+        self.weight_average.save_into(checkpoint, own)
+        if self.trainer.optimizers:
+            own["identity_places"] = sharding.places_in_optimizer(self.head, self.trainer.optimizers[0])
+        if self.head.sharded:
+            sharding.gather_checkpoint(checkpoint, self.head, own.get("identity_places", ()))
         checkpoint[CHECKPOINT_KEY] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -166,6 +248,16 @@ class FaceRecognizer(LightningModule):
         own = checkpoint.get(CHECKPOINT_KEY, {})
         self._rng_states = own.get("rng_states", {})
         self.calibration = own.get("calibration", {})
+        if self.head.sharded:
+            sharding.shard_checkpoint(checkpoint, self.head, own.get("identity_places", ()))
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self.weight_average.resume_from(checkpoint, own)
+            states = checkpoint.get("optimizer_states") or [{"param_groups": []}]
+            self._saved_groups = [len(group["params"]) for group in states[0]["param_groups"]] or None
+
+    def on_train_start(self) -> None:
+        """Nothing in the steps between two logging ones shall wait for the device."""
+        ask_rarely(self.trainer, self.trainer.log_every_n_steps)
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:
         """Restores the random state, once."""
@@ -177,7 +269,7 @@ class FaceRecognizer(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """A loss that is no number stops the run, and a skipped image is written down, however the trainer was made."""
-        return [StopOnNonFiniteLoss(), BadImageLog()]
+        return [StopOnNonFiniteLoss(), BadImageLog(), self.weight_average]
 
     def _total_steps(self) -> int:
         """Optimizer steps of the whole run."""
@@ -192,28 +284,37 @@ class FaceRecognizer(LightningModule):
         limits = [int(limit) for limit in (steps, trainer.max_steps) if limit > 0]
         if not limits:
             raise FacelitError(
-                "WarmupCosine must know how long the run is: set trainer.max_epochs or trainer.max_steps."
+                "the schedule must know how long the run is: set trainer.max_epochs or trainer.max_steps."
             )
         return min(limits)
 
-    def _gradient_scale(self) -> float | None:
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        return None if scaler is None else float(scaler.get_scale())
+    def _gradient_scaler(self) -> Any:
+        """What scales the loss under 16-mixed; None elsewhere."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
-    def _logs_this_step(self) -> bool:
+    def _logs_at(self, batch_idx: int) -> bool:
         """As Lightning's own rule for `log_every_n_steps`; the first step too, so that a run shows its loss at once."""
         trainer = self.trainer
+        accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if not (accumulated or trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches):
+            return False  # no step: the figures of the last micro-batch are those that count
         if trainer.fast_dev_run or trainer.global_step == 0:
             return True
         return bool((trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0)
 
     def _log_metrics(self, loss: Tensor, metrics: dict[str, Tensor], batch_size: int) -> None:
-        values = {"train/loss": loss.detach(), **{f"train/{name}": value for name, value in metrics.items()}}
-        distributed = self.trainer.world_size > 1
-        self.log_dict(values, batch_size=batch_size, sync_dist=distributed)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=batch_size, sync_dist=distributed)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=batch_size)
-        self._warn_of_trouble({name: float(value) for name, value in metrics.items()})
+        reduce = partial(self.trainer.strategy.reduce, reduce_op="mean") if self.trainer.world_size > 1 else None
+        loss, *values = read_together({"loss": loss, **metrics}, reduce).values()
+        figures = dict(zip(metrics, values, strict=True))
+        self.log_dict(
+            {"train/loss": loss} | {f"train/{name}": value for name, value in figures.items()}, batch_size=batch_size
+        )
+        self.log("loss", loss, prog_bar=True, logger=False, batch_size=batch_size)
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log(
+            "lr", torch.tensor(float(rate)), batch_size=batch_size
+        )  # on the CPU: Lightning would copy a number over
+        self._warn_of_trouble({name: float(value) for name, value in figures.items()})
 
     def _warn_of_trouble(self, metrics: dict[str, float]) -> None:
         warning = self.head.diagnose(metrics)

@@ -60,7 +60,7 @@ def test_configurations_parse_as_they_say(
                 assert config[key] == value, f"{' '.join(command)}: {key}"
 
 
-@pytest.mark.parametrize("name", ["center.yaml", "triplet.yaml"])
+@pytest.mark.parametrize("name", ["arcface.yaml", "center.yaml", "triplet.yaml"])
 def test_every_option_is_explained(name: str) -> None:
     """By a comment above it, above an earlier option of the same group, or above what it is an option of."""
     explained: list[tuple[int, bool]] = []  # indentation and whether there is a comment, of the groups around a line

@@ -2,11 +2,14 @@
 
 import csv
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -16,7 +19,8 @@ from facelit import FaceRecognizer
 from facelit.backbones import VGG16
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder
-from facelit.heads import CenterLossHead
+from facelit.heads import CenterLossHead, HeadOutput
+from facelit.heads.base import wants_metrics
 
 BATCH, EPOCHS = 8, 2
 BATCHES_PER_EPOCH = NUM_IDENTITIES * IMAGES_EACH // BATCH
@@ -53,7 +57,7 @@ def recognizer(num_identities: int = NUM_IDENTITIES, init_backbone: Path | None 
     )
 
 
-def fit_plainly(model: FaceRecognizer, folder: Path, crops: Path, max_steps: int = -1) -> Trainer:
+def fit_plainly(model: FaceRecognizer, folder: Path, crops: Path, max_steps: int = -1, **options: Any) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -63,6 +67,7 @@ def fit_plainly(model: FaceRecognizer, folder: Path, crops: Path, max_steps: int
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **options,
     )
     trainer.fit(model, FaceDataModule(train=IdentityFolder(crops), batch_size=BATCH, num_workers=0))
     return trainer
@@ -132,7 +137,7 @@ def test_an_accumulated_batch_is_one_step(accumulated: Path, whole_batches: Path
 
 def test_centers_follow_their_own_rule_only(plain: tuple[FaceRecognizer, Trainer]) -> None:
     model, trainer = plain
-    centers = model.head.centers
+    centers = model.head.center_loss.centers
     assert centers.grad is None
     assert not centers.requires_grad
     (optimizer,) = trainer.optimizers
@@ -145,26 +150,48 @@ def test_centers_move_in_every_run(plain: tuple[FaceRecognizer, Trainer], whole_
     """They start uniform in +-sqrt(3 / 16); embeddings of an untrained network are far smaller and draw them in."""
     model, _ = plain
     start = (1 / 16) ** 0.5  # standard deviation of the initialisation
-    assert model.head.centers.std() < 0.5 * start
+    assert model.head.center_loss.centers.std() < 0.5 * start
     assert load(whole_batches)["state_dict"]["head.center_loss.centers"].std() < 0.5 * start
 
 
-@pytest.mark.parametrize(("scales", "moves"), [((2.0, 1.0), False), ((2.0, 2.0), True), ((2.0, 4.0), True)])
-def test_a_step_that_the_gradient_scaler_skips(
-    tmp_path: Path, crops: Path, monkeypatch: pytest.MonkeyPatch, scales: tuple[float, float], moves: bool
-) -> None:
-    """fp16's scaler lowers its scale where it skips a step: centers stay, and the batch does not count later either."""
+class Scaled(MixedPrecision):
+    """fp16's gradient scaling, in float32 on the CPU."""
+
+    def autocast_context_manager(self) -> Any:
+        return nullcontext()
+
+
+@pytest.mark.parametrize(("scale", "moves"), [(2.0, True), (float("inf"), False)], ids=["made", "skipped"])
+def test_a_step_that_the_gradient_scaler_skips(tmp_path: Path, crops: Path, scale: float, moves: bool) -> None:
+    """The scaled gradients overflow: centers stay as the network does, and the batch does not count later either."""
     model = recognizer()
-    before = model.head.centers.detach().clone()
-    readings = iter(scales)
-    monkeypatch.setattr(model, "_gradient_scale", lambda: next(readings))
-    fit_plainly(model, tmp_path, crops, max_steps=1)
-    assert next(readings, None) is None
-    assert torch.equal(model.head.centers, before) != moves
-    after = model.head.centers.detach().clone()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    plugin = Scaled("16-mixed", "cpu", scaler)
+    trainer = fit_plainly(model, tmp_path, crops, max_steps=1, plugins=[plugin], gradient_clip_val=1.0)
+    assert trainer.optimizers[0].param_groups[0]["fused"] is None, "Lightning could not clip"
+    for name in ("backbone.features.0.weight", "head.center_loss.centers"):
+        assert torch.equal(model.state_dict()[name], before[name]) != moves, name
+    after = model.head.center_loss.centers.detach().clone()
     assert model.head_optimizer is not None
     model.head_optimizer.step()
-    assert torch.equal(model.head.centers, after)
+    assert torch.equal(model.head.center_loss.centers, after)
+
+
+def test_figures_are_computed_for_logging_steps_only(tmp_path: Path, crops: Path) -> None:
+    """Six steps, logged at the first and every third: the head is told which."""
+    wanted: list[bool] = []
+
+    class Told(CenterLossHead):
+        def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
+            wanted.append(wants_metrics())
+            return super().forward(embeddings, labels)
+
+    model = FaceRecognizer(
+        VGG16(16, width=0.01), Told(NUM_IDENTITIES, 16), lambda params: torch.optim.SGD(params, lr=0.02)
+    )
+    fit_plainly(model, tmp_path, crops, log_every_n_steps=3)
+    assert wanted == [True, False, True, False, False, True]
 
 
 def test_init_backbone_takes_over_the_backbone(tmp_path: Path, whole_batches: Path) -> None:

@@ -1,13 +1,16 @@
 """Any of torchvision's classification models as a backbone."""
 
 import difflib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import SqueezeNet, VisionTransformer, get_model, get_model_builder, get_model_weights
 
+from facelit.backbones.channels import check_sizes
+from facelit.backbones.neck import make_neck
 from facelit.errors import FacelitError
 
 _IMAGE_SIZE = 112
@@ -16,7 +19,8 @@ _IMAGE_SIZE = 112
 class TorchvisionBackbone(nn.Module):
     """A torchvision classification model whose last layer gives an embedding.
 
-    The last linear layer is replaced by one with embedding_dim outputs. Auxiliary classifiers are removed.
+    The last linear layer is replaced by one with embedding_dim outputs, or by the standard neck. Auxiliary classifiers
+    are removed.
 
     ImageNet weights were trained on images of another normalisation (ImageNet's mean and standard deviation
     for each channel) and, mostly, size; on crops of 112x112 in [-1, 1] they are a starting point for
@@ -27,21 +31,34 @@ class TorchvisionBackbone(nn.Module):
         embedding_dim: the length of an embedding, D.
         weights: the name of one of the model's sets of weights in torchvision, such as "IMAGENET1K_V2", or
             "imagenet" for torchvision's default one; they are downloaded. None starts from scratch.
+        neck: "standard" is BN - dropout - linear - BN in place of the last linear layer.
+        dropout: the share of the features that training zeroes in the standard neck; None is 0. (Some models have a
+            dropout of their own before it.)
 
     Attributes:
         embedding_dim: the length of an embedding.
 
     Raises:
-        FacelitError: if there is no such model or weights, the weights cannot be downloaded, or the model
-            does not take images of 112x112.
+        FacelitError: if there is no such model, weights or neck, the weights cannot be downloaded, or the model does not
+            take images of 112x112.
     """
 
-    def __init__(self, name: str = "resnet50", embedding_dim: int = 512, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "resnet50",
+        embedding_dim: int = 512,
+        weights: str | None = None,
+        neck: Literal["standard"] | None = None,
+        dropout: float | None = None,
+    ) -> None:
         super().__init__()
+        check_sizes(embedding_dim=embedding_dim)
         self.embedding_dim = embedding_dim
         self.model = _build(name, weights)
         _remove_auxiliary_classifiers(self.model)
-        _replace_last_layer(self.model, embedding_dim)
+        _replace_last_layer(
+            self.model, lambda features: make_neck("TorchvisionBackbone", features, embedding_dim, neck, dropout)
+        )
         _check_image_size(name, self.model)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,6 +69,9 @@ class TorchvisionBackbone(nn.Module):
 
         Returns:
             (N, D) embeddings, not normalised.
+
+        Raises:
+            FacelitError: in training with the standard neck, if N is 1.
         """
         embeddings: Tensor = self.model(images)
         return embeddings
@@ -114,15 +134,15 @@ def _remove_auxiliary_classifiers(model: nn.Module) -> None:
             setattr(model, attribute, value)
 
 
-def _replace_last_layer(model: nn.Module, embedding_dim: int) -> None:
+def _replace_last_layer(model: nn.Module, make_layer: Callable[[int], nn.Module]) -> None:
     if isinstance(model, SqueezeNet):  # its last layer is a convolution before ReLU and pooling
         dropout, convolution = model.classifier[0], model.classifier[1]
-        linear = nn.Linear(convolution.in_channels, embedding_dim)
-        model.classifier = nn.Sequential(dropout, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+        last_layer = make_layer(convolution.in_channels)
+        model.classifier = nn.Sequential(dropout, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last_layer)
         return
     *_, (path, last) = ((path, part) for path, part in model.named_modules() if isinstance(part, nn.Linear))
     parent, _, attribute = path.rpartition(".")
-    setattr(model.get_submodule(parent), attribute, nn.Linear(last.in_features, embedding_dim))
+    setattr(model.get_submodule(parent), attribute, make_layer(last.in_features))
 
 
 def _check_image_size(name: str, model: nn.Module) -> None:

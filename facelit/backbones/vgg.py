@@ -10,21 +10,19 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
+from facelit.backbones.channels import check_sizes, scale_channels
+from facelit.backbones.neck import EmbeddingNeck, check_neck
 from facelit.errors import FacelitError
 
 # Five poolings by 2 leave 3x3 of 112x112.
 _FEATURE_MAP = 3 * 3
 
 
-def _scaled(channels: int, width: float) -> int:
-    return max(8, round(channels * width / 8) * 8)
-
-
 class VGG16(nn.Module):
     """torchvision's VGG16 features, and two linear layers down to the embedding.
 
-    The layers after the features are 512*3*3 -> 4096 -> ReLU -> Dropout -> embedding_dim. Everything is
-    initialised as in torchvision's VGG.
+    The layers after the features are 512*3*3 -> 4096 -> ReLU -> Dropout -> embedding_dim, or the standard neck. Everything
+    is initialised as in torchvision's VGG.
 
     ImageNet weights were trained on images of another normalisation (ImageNet's mean and standard deviation
     for each channel); on crops in [-1, 1] they are a starting point for training, not features to freeze.
@@ -32,10 +30,11 @@ class VGG16(nn.Module):
     Args:
         embedding_dim: the length of an embedding, D.
         batch_norm: whether every convolution is followed by batch normalisation, as in ``vgg16_bn``.
-        dropout: the share of the 4096 activations that training zeroes.
+        dropout: the share of the 4096 activations, or of the standard neck's features, that training zeroes.
         width: factor for all channel counts (rounded to multiples of 8) and for the 4096.
         weights: "imagenet" starts from torchvision's ImageNet features, which are downloaded; None from
             scratch.
+        neck: "standard" puts BN - dropout - linear - BN in place of the two linear layers.
 
     Attributes:
         embedding_dim: the length of an embedding.
@@ -51,23 +50,24 @@ class VGG16(nn.Module):
         dropout: float = 0.5,
         width: float = 1.0,
         weights: Literal["imagenet"] | None = None,
+        neck: Literal["standard"] | None = None,
     ) -> None:
         super().__init__()
-        if not width > 0 or embedding_dim < 1:
-            raise ValueError(f"width={width} and embedding_dim={embedding_dim}: both must be positive")
+        check_sizes(width=width, embedding_dim=embedding_dim)
+        check_neck("VGG16", neck)
         if weights not in (None, "imagenet"):
             raise FacelitError(f'VGG16: weights must be "imagenet" or null, not {weights!r}')
         if weights and width != 1.0:
             raise FacelitError("VGG16: weights: imagenet fits width: 1.0 only; leave one of the two away")
         self.embedding_dim = embedding_dim
-        channels: list[str | int] = [c if isinstance(c, str) else _scaled(c, width) for c in cfgs["D"]]
+        self.neck = neck
+        channels: list[str | int] = [c if isinstance(c, str) else scale_channels(c, width) for c in cfgs["D"]]
         self.features: nn.Sequential = make_layers(channels, batch_norm=batch_norm)
-        hidden = _scaled(4096, width)
-        self.embedding = nn.Sequential(
-            nn.Linear(_scaled(512, width) * _FEATURE_MAP, hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, embedding_dim),
+        last = scale_channels(512, width)
+        self.embedding: nn.Module = (
+            _two_linear_layers(last, scale_channels(4096, width), embedding_dim, dropout)
+            if neck is None
+            else EmbeddingNeck(last, embedding_dim, dropout, _FEATURE_MAP)
         )
         self.apply(_initialize)
         if weights:
@@ -81,9 +81,22 @@ class VGG16(nn.Module):
 
         Returns:
             (N, D) embeddings, not normalised.
+
+        Raises:
+            FacelitError: in training with the standard neck, if N is 1.
         """
-        embeddings: Tensor = self.embedding(self.features(images).flatten(1))
+        maps = self.features(images)
+        embeddings: Tensor = self.embedding(maps if self.neck else maps.flatten(1))
         return embeddings
+
+
+def _two_linear_layers(channels: int, hidden: int, embedding_dim: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(channels * _FEATURE_MAP, hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, embedding_dim),
+    )
 
 
 def _initialize(module: nn.Module) -> None:

@@ -4,5 +4,6 @@ from facelit.callbacks.embedding_writer import EmbeddingWriter
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.last_checkpoint import LastCheckpoint
 from facelit.callbacks.verification import VerificationCallback
+from facelit.callbacks.weight_average import WeightAverage
 
-__all__ = ["EmbeddingWriter", "LastCheckpoint", "StopOnNonFiniteLoss", "VerificationCallback"]
+__all__ = ["EmbeddingWriter", "LastCheckpoint", "StopOnNonFiniteLoss", "VerificationCallback", "WeightAverage"]

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from facelit.callbacks.folders import checkpoint_folder
@@ -48,14 +49,15 @@ class BadImageLog(Callback):
         self._has_paths = isinstance(train, IdentityFolder)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Writes down what this batch could not read; the first process logs what stands in the file by now."""
+        """Writes down what this batch could not read; at a logging step the first process logs what stands in the file."""
         bad = batch.bad if isinstance(batch, TrainBatch) else ()
         if bad:
             self._write_down(bad)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0:
             self._look()
             if self._known:
-                pl_module.log("data/bad_images", float(len(self._known)), rank_zero_only=True)
+                # A tensor on the CPU: Lightning would copy a number to the device, and wait for it.
+                pl_module.log("data/bad_images", torch.tensor(float(len(self._known))), rank_zero_only=True)
         if bad:
             self._stop_if_too_many()
 

@@ -1,11 +1,33 @@
 """What every head is: embeddings and labels in, a loss and what to log out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+_SMALLEST_ENTRY = 1e-6
+
+_metrics_wanted: ContextVar[bool] = ContextVar("_metrics_wanted", default=True)
+
+
+@contextmanager
+def metrics_wanted(wanted: bool) -> Iterator[None]:
+    """Tells heads whether anybody looks at their metrics: between two logging steps they need not be computed."""
+    token = _metrics_wanted.set(wanted)
+    try:
+        yield
+    finally:
+        _metrics_wanted.reset(token)
+
+
+def wants_metrics() -> bool:
+    """Whether the caller will look at the metrics; True unless :func:`metrics_wanted` says otherwise."""
+    return _metrics_wanted.get()
 
 
 class HeadOutput(NamedTuple):
@@ -13,7 +35,7 @@ class HeadOutput(NamedTuple):
 
     Attributes:
         loss: scalar to backpropagate, float32 or wider.
-        metrics: detached scalars to log, by name.
+        metrics: detached scalars to log, by name; may be empty inside ``metrics_wanted(False)``.
     """
 
     loss: Tensor
@@ -31,9 +53,19 @@ class Head(nn.Module, ABC):
 
     Attributes:
         num_identities: the number of identities that the head has parameters for; None if it takes any label.
+        sharded: whether the processes share out the identities' parameters: each holds those of its own identities, and
+            their gradients are whole there, not to be averaged over the processes.
     """
 
     num_identities: int | None = None
+    sharded: bool = False
+
+    def identity_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters with a row for each identity, by their names in the head's state dict."""
+        return {}
+
+    def shard(self) -> None:
+        """Makes the parameters of a sharded head, which takes as many rows as this process's share; else does nothing."""
 
     @abstractmethod
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
@@ -69,16 +101,36 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def check_labels(labels: Tensor, num_identities: int) -> None:
-    """Checks that labels are from 0 to num_identities - 1; on the CPU only, as a GPU would have to wait.
+def directions(embeddings: Tensor) -> Tensor:
+    """Brings rows to length 1, also those whose squares overflow.
+
+    A row without an entry above 1e-6 has no direction: it becomes 0 and gets no gradient, which would be without bounds.
 
     Args:
-        labels: (N,) int64.
+        embeddings: (N, D) floating-point.
+
+    Returns:
+        (N, D) of the same dtype.
+    """
+    largest = embeddings.detach().abs().amax(dim=1, keepdim=True)
+    scaled = (embeddings / largest.clamp_min(_SMALLEST_ENTRY)).masked_fill(largest <= _SMALLEST_ENTRY, 0)
+    return F.normalize(scaled, dim=1)
+
+
+def check_labels(labels: Tensor, num_identities: int) -> None:
+    """Checks that labels are integers from 0 to num_identities - 1.
+
+    Their values are looked at on the CPU only, as a GPU would have to wait.
+
+    Args:
+        labels: (N,) of any integer dtype.
         num_identities: the number of identities that the head has parameters for.
 
     Raises:
-        ValueError: if a label is out of range.
+        ValueError: if a label is out of range, or no integer.
     """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(f"labels must be integers, not {labels.dtype}")
     if labels.device.type != "cpu" or not labels.numel():
         return
     low, high = int(labels.min()), int(labels.max())

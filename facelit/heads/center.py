@@ -10,31 +10,40 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from facelit.distributed import parts_of_batch, weigh_part
-from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels
-from facelit.heads.softmax import SoftmaxHead
-from facelit.optim import CenterSGD, record_batch
+from facelit.distributed import parts_of_batch, stack_processes
+from facelit.heads.base import at_least_float32, check_labels
+from facelit.heads.rows import Rows, draw_rows, random_seed
+from facelit.optim import record_batch
 
 
 class _CenterDistance(torch.autograd.Function):
     """1/2 mean_i ||x_i - c_{y_i}||^2; its backward records the batch for CenterSGD."""
 
     @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, centers: Tensor, labels: Tensor, record: bool) -> Tensor:
-        difference = embeddings - centers.index_select(0, labels)  # (N, D)
+    def forward(ctx: Any, embeddings: Tensor, centers: Tensor, labels: Tensor, sharded: bool, record: bool) -> Tensor:
+        difference = _differences(embeddings, centers, labels, sharded)  # (N, D)
         ctx.save_for_backward(embeddings, labels, difference)
         # The parameter itself, not a saved tensor: what is recorded hangs on the object.
         ctx.centers = centers if record else None
-        ctx.parts = parts_of_batch(len(labels))  # here: the backward may run in another thread, and later
+        # Here: the backward may run in another thread, and later.
+        ctx.parts = None if sharded else parts_of_batch(len(labels))
         return difference.square().sum(dim=1).mean() / 2
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         embeddings, labels, difference = ctx.saved_tensors
         if ctx.centers is not None:
             record_batch(ctx.centers, labels, embeddings, ctx.parts)
-        return difference * (grad / len(difference)), None, None, None
+        return difference * (grad / len(difference)), None, None, None, None
+
+
+def _differences(embeddings: Tensor, centers: Tensor, labels: Tensor, sharded: bool) -> Tensor:
+    """(N, D) from the centers to the embeddings; 0 where a label is not among the rows of a sharded table."""
+    if not sharded:
+        return embeddings - centers.index_select(0, labels)
+    inside = (labels >= 0) & (labels < len(centers))
+    return (embeddings - centers.index_select(0, labels.clamp(0, len(centers) - 1))) * inside.unsqueeze(1)
 
 
 class CenterLoss(nn.Module):
@@ -65,26 +74,43 @@ class CenterLoss(nn.Module):
     the centers stay in float32 when the module is cast to half precision. They are initialised uniformly in
     +-sqrt(3 / embedding_dim), the xavier filler of the authors' Caffe code.
 
+    A sharded one holds the centers of this process's share of the identities, and is given the global batch: see
+    :class:`~facelit.heads.identity.IdentityHead`, which gathers it.
+
     Args:
         num_identities: the number of identities, C.
         embedding_dim: the length of an embedding, D.
+        sharded: whether the processes share out the centers; :meth:`shard` then makes them.
 
     Attributes:
-        centers: (C, D) float32 parameter that requires no gradient.
+        centers: (C, D) float32 parameter that requires no gradient; or (rows of this process, D).
 
     Raises:
         ValueError: if a size is not positive.
     """
 
-    def __init__(self, num_identities: int, embedding_dim: int) -> None:
+    def __init__(self, num_identities: int, embedding_dim: int, sharded: bool = False) -> None:
         super().__init__()
         if num_identities < 1 or embedding_dim < 1:
             raise ValueError(
                 f"num_identities={num_identities} and embedding_dim={embedding_dim}: both must be positive"
             )
+        self.num_identities = num_identities
+        self.sharded = sharded
+        self.rows = Rows(0, num_identities)
+        self._seed = random_seed()
+        device = "meta" if sharded else "cpu"
+        centers = torch.empty(num_identities, embedding_dim, dtype=torch.float32, device=device)
+        self.centers = nn.Parameter(centers if sharded else self._draw(embedding_dim), requires_grad=False)
+
+    def _draw(self, embedding_dim: int) -> Tensor:
         bound = (3 / embedding_dim) ** 0.5
-        centers = torch.empty(num_identities, embedding_dim, dtype=torch.float32).uniform_(-bound, bound)
-        self.centers = nn.Parameter(centers, requires_grad=False)
+        return draw_rows(self.rows, embedding_dim, self._seed, lambda x, g: x.uniform_(-bound, bound, generator=g))
+
+    def shard(self, rows: Rows) -> None:
+        """Makes the centers of some identities, freshly drawn: this process's share."""
+        self.rows = rows
+        self.centers = nn.Parameter(self._draw(self.centers.shape[1]).to(self.centers.dtype), requires_grad=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CenterLoss":
         """Moves as any module does, except that ``half()`` and its like leave the centers in float32."""
@@ -106,15 +132,16 @@ class CenterLoss(nn.Module):
         Returns:
             (N,) distances, float32 or wider.
         """
-        differences = at_least_float32(embeddings.detach()) - self.centers.index_select(0, labels)
-        return differences.square().sum(dim=1).sqrt()
+        embeddings, labels = at_least_float32(embeddings.detach()), labels.long() - self.rows.first
+        squared = _differences(embeddings, self.centers, labels, self.sharded).square().sum(dim=1)
+        return self._sum_over_processes(squared).sqrt()
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Computes the loss of a batch.
 
         Args:
             embeddings: (N, D) floating-point, not normalised.
-            labels: (N,) int64, from 0 to C - 1.
+            labels: (N,) of any integer dtype, from 0 to C - 1.
 
         Returns:
             Scalar loss, float32 or wider.
@@ -123,84 +150,16 @@ class CenterLoss(nn.Module):
             ValueError: if the embeddings do not have D columns, or a label is out of range (on the CPU; on a
                 GPU it is a device-side assertion).
         """
-        num_identities, embedding_dim = self.centers.shape
-        if embeddings.shape != (len(labels), embedding_dim):
+        if embeddings.shape != (len(labels), self.centers.shape[1]):
             raise ValueError(
-                f"expected embeddings of shape {(len(labels), embedding_dim)}, got {tuple(embeddings.shape)}"
+                f"expected embeddings of shape {(len(labels), self.centers.shape[1])}, got {tuple(embeddings.shape)}"
             )
-        check_labels(labels, num_identities)
-        embeddings = at_least_float32(embeddings)
+        check_labels(labels, self.num_identities)
+        embeddings, labels = at_least_float32(embeddings), labels.long() - self.rows.first
         if self.training and torch.is_grad_enabled() and not embeddings.requires_grad:
-            record_batch(self.centers, labels, embeddings, parts_of_batch(len(labels)))
-        loss: Tensor = _CenterDistance.apply(embeddings, self.centers, labels, self.training)
-        return loss
+            record_batch(self.centers, labels, embeddings, None if self.sharded else parts_of_batch(len(labels)))
+        loss: Tensor = _CenterDistance.apply(embeddings, self.centers, labels, self.sharded, self.training)
+        return self._sum_over_processes(loss)
 
-
-class CenterLossHead(Head):
-    """Softmax loss plus center loss: ``L = L_S + weight * L_C``, eq. 5 of [1] with weight for lambda.
-
-    Args:
-        num_identities: the number of identities, C.
-        embedding_dim: the length of an embedding, D.
-        weight: the weight of the center loss, lambda in the paper; see :class:`CenterLoss` for converting
-            one.
-        alpha: the share of the way that a center goes in a step; it depends neither on the weight nor on the
-            learning rate.
-        bias: whether the softmax's linear layer has a bias.
-        label_smoothing: the share of the softmax target that is spread over all identities, from 0 to 1.
-
-    Raises:
-        ValueError: if a size or alpha is not positive, weight is negative, or label_smoothing is outside [0,
-            1].
-    """
-
-    def __init__(
-        self,
-        num_identities: int,
-        embedding_dim: int,
-        weight: float = 0.003,
-        alpha: float = 0.5,
-        bias: bool = True,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if not weight >= 0:
-            raise ValueError(f"weight must not be negative, but is {weight}")
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, not {alpha}")
-        self.num_identities: int = num_identities
-        self.weight = weight
-        self.alpha = alpha
-        self.softmax = SoftmaxHead(num_identities, embedding_dim, bias, label_smoothing)
-        self.center_loss = CenterLoss(num_identities, embedding_dim)
-
-    @property
-    def centers(self) -> nn.Parameter:
-        """The centers, (C, D) float32."""
-        return self.center_loss.centers
-
-    def make_optimizer(self) -> CenterSGD:
-        """The optimizer that moves the centers; step it after the network's own."""
-        return CenterSGD([self.centers], self.alpha)
-
-    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
-        """Computes the softmax loss plus the weighted center loss.
-
-        Args:
-            embeddings: (N, D) floating-point, not normalised.
-            labels: (N,) int64, from 0 to C - 1.
-
-        Returns:
-            The loss, and the metrics loss_softmax, loss_center (not weighted), identity_accuracy,
-            embedding_norm, center_distance (mean Euclidean distance of the embeddings to their centers) and
-            alpha.
-
-        Raises:
-            ValueError: as :meth:`CenterLoss.forward`.
-        """
-        softmax_loss, metrics = self.softmax(embeddings, labels)
-        center_loss = self.center_loss(embeddings, labels)
-        metrics["loss_center"] = center_loss.detach()
-        metrics["center_distance"] = self.center_loss.distances(embeddings, labels).mean()
-        metrics["alpha"] = torch.full_like(softmax_loss.detach(), self.alpha)
-        return HeadOutput(softmax_loss + self.weight * weigh_part(center_loss, len(labels)), metrics)
+    def _sum_over_processes(self, x: Tensor) -> Tensor:
+        return stack_processes(x).sum(dim=0) if self.sharded else x

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facelit.distributed import all_gather, all_gather_with_grad
 from facelit.errors import FacelitError
-from facelit.heads.base import Head, HeadOutput, at_least_float32
+from facelit.heads.base import Head, HeadOutput, at_least_float32, directions
 
 Mining = Literal["semihard", "hard", "all", "random"]
 
@@ -39,7 +39,7 @@ def squared_distances(embeddings: Tensor) -> Tensor:
 
     There is no square root, and so no infinite gradient where two embeddings coincide. Near 0 the absolute
     error is that of the scalar product, about 1e-7 in float32 (1e-3 if TF32 is allowed on a GPU). A zero
-    embedding stays zero, at distance 2 from all.
+    embedding stays zero, at distance 2 from all, and gets no gradient.
 
     Args:
         embeddings: (B, D) floating-point, not normalised.
@@ -47,8 +47,8 @@ def squared_distances(embeddings: Tensor) -> Tensor:
     Returns:
         (B, B) distances from 0 to 4.
     """
-    directions = F.normalize(embeddings, dim=1)
-    return (2 - 2 * directions @ directions.T).clamp(min=0)
+    unit = directions(embeddings)
+    return (2 - 2 * unit @ unit.T).clamp(min=0)
 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 
 from facelit.backbones import TorchvisionBackbone
+from facelit.backbones.neck import EmbeddingNeck
 from facelit.errors import FacelitError
 
 LIGHT = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"]
@@ -101,3 +102,18 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
     with pytest.raises(FacelitError, match=r"weights: imagenet .*no route.*weights: null"):
         TorchvisionBackbone("resnet18", weights="imagenet")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1"])
+def test_the_standard_neck_in_place_of_the_last_layer(name: str) -> None:
+    torch.manual_seed(0)
+    backbone = TorchvisionBackbone(name, 6, neck="standard", dropout=0.25)
+    *_, neck = (module for module in backbone.modules() if isinstance(module, EmbeddingNeck))
+    assert neck.dropout.p == 0.25
+    images = torch.randn(3, 3, 112, 112)
+    embeddings = backbone(images)
+    torch.testing.assert_close(embeddings.mean(0), torch.zeros(6), atol=1e-4, rtol=0)  # the last BN's
+    embeddings.pow(3).sum().backward()
+    assert sum(parameter.grad is None for parameter in backbone.parameters()) == 1  # the scale that stays 1
+    with pytest.raises(FacelitError, match="add neck: standard"):
+        TorchvisionBackbone(name, 6, dropout=0.25)

@@ -9,6 +9,7 @@ import torchvision
 from torchvision.models import VGG16_Weights
 
 from facelit.backbones import VGG16
+from facelit.backbones.neck import EmbeddingNeck
 from facelit.errors import FacelitError
 
 CHANNELS = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
@@ -110,3 +111,22 @@ def test_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_weights_that_do_not_fit(options: dict[str, Any]) -> None:
     with pytest.raises(FacelitError, match="imagenet"):
         VGG16(**options)
+
+
+def test_the_standard_neck_takes_the_map_channel_by_channel() -> None:
+    torch.manual_seed(0)
+    model = VGG16(embedding_dim=6, width=0.02, batch_norm=True, neck="standard", dropout=0.0)
+    assert isinstance(model.embedding, EmbeddingNeck)
+    assert isinstance(model.embedding.norm, torch.nn.BatchNorm2d)
+    images = torch.randn(3, 3, 112, 112)
+    embeddings = model(images)
+    assert embeddings.shape == (3, 6)
+    torch.testing.assert_close(embeddings.mean(0), torch.zeros(6), atol=1e-4, rtol=0)  # the last BN's
+    (embeddings**3).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == ["embedding.embedding_norm.weight"]
+    with pytest.raises(FacelitError, match=r"training batch of one image.*data\.batch_size"):
+        model(images[:1])
+    plain = VGG16(embedding_dim=6, width=0.02)
+    assert plain(images[:1]).shape == (1, 6)
+    with pytest.raises(FacelitError, match="VGG16: neck must be standard or null, not 'linear'"):
+        VGG16(width=0.02, neck="linear")  # type: ignore[arg-type]

@@ -107,7 +107,12 @@ def process(
     data = SimpleNamespace(max_bad_share=share, train=train)
     checkpoints = [SimpleNamespace(dirpath=folder)]
     trainer = SimpleNamespace(
-        fast_dev_run=False, checkpoint_callbacks=checkpoints, datamodule=data, is_global_zero=rank == 0
+        fast_dev_run=False,
+        checkpoint_callbacks=checkpoints,
+        datamodule=data,
+        is_global_zero=rank == 0,
+        global_step=0,
+        log_every_n_steps=1,
     )
     log = BadImageLog()
     log.on_fit_start(trainer, None)

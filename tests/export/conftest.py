@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from facelit.backbones import VGG16, TorchvisionBackbone
+from facelit import backbones
 from facelit.data.synthetic import draw_face
 from facelit.inference import FaceModel, load
 
@@ -43,9 +43,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """Writes a checkpoint of a small VGG16 with batch normalisation (or another backbone), and loads it."""
 
     def make(kind: str = "VGG16", backbone: nn.Module | None = None, **arguments: Any) -> FaceModel:
-        classes = {"VGG16": VGG16, "TorchvisionBackbone": TorchvisionBackbone}
         torch.manual_seed(0)
-        network = backbone or classes[kind](**arguments)
+        network = backbone or getattr(backbones, kind)(**arguments)
         with torch.no_grad():  # batch normalisation's running statistics are no longer 0 and 1
             network.train()(torch.rand(8, 3, 112, 112) * 2 - 1)
         checkpoint: dict[str, Any] = {

@@ -94,12 +94,12 @@ def test_head_adds_the_weighted_losses() -> None:
     x, labels = make_batch(0)
     x.requires_grad_()
     loss, metrics = head(x, labels)
-    softmax = F.cross_entropy(head.softmax.classifier(x), labels)
-    center = dense_loss(x.double(), labels, head.centers.double())
+    softmax = F.cross_entropy(x @ head.weight.T + head.bias, labels)
+    center = dense_loss(x.double(), labels, head.center_loss.centers.double())
     assert loss.item() == pytest.approx((softmax + 0.1 * center).item(), rel=1e-6)
     assert metrics["loss_softmax"].item() == pytest.approx(softmax.item())
     assert metrics["loss_center"].item() == pytest.approx(center.item(), rel=1e-6)
-    distances = [float((x[i] - head.centers[y]).detach().norm()) for i, y in enumerate(labels)]
+    distances = [float((x[i] - head.center_loss.centers[y]).detach().norm()) for i, y in enumerate(labels)]
     assert metrics["center_distance"].item() == pytest.approx(sum(distances) / len(distances), rel=1e-5)
     assert metrics["alpha"].item() == 0.25
     assert set(metrics) >= {"identity_accuracy", "embedding_norm"}
@@ -109,7 +109,7 @@ def test_head_adds_the_weighted_losses() -> None:
 def test_embeddings_on_their_centers_give_no_nan() -> None:
     head = CenterLossHead(6, 4)
     labels = torch.arange(6)
-    x = head.centers.detach().clone().requires_grad_()
+    x = head.center_loss.centers.detach().clone().requires_grad_()
     loss, metrics = head(x, labels)
     loss.backward()
     assert metrics["loss_center"] == metrics["center_distance"] == 0
@@ -121,18 +121,18 @@ def test_head_makes_the_centers_optimizer() -> None:
     head = CenterLossHead(6, 4, weight=0.0, alpha=0.25)
     optimizer = head.make_optimizer()
     assert isinstance(optimizer, CenterSGD)
-    before = head.centers.detach().clone()
+    before = head.center_loss.centers.detach().clone()
     x = torch.randn(1, 4, requires_grad=True)
     head(x, torch.tensor([2])).loss.backward()
     optimizer.step()
     expected = before.clone()
     expected[2] -= 0.25 * (before[2] - x[0].detach()) / 2
-    torch.testing.assert_close(head.centers.detach(), expected)
+    torch.testing.assert_close(head.center_loss.centers.detach(), expected)
 
 
 def test_state_dict_holds_the_centers() -> None:
     state = CenterLossHead(6, 4).state_dict()
-    assert set(state) == {"softmax.classifier.weight", "softmax.classifier.bias", "center_loss.centers"}
+    assert set(state) == {"weight", "bias", "center_loss.centers"}
 
 
 @pytest.mark.parametrize("options", [{"weight": -1.0}, {"alpha": 0.0}, {"num_identities": 0}])

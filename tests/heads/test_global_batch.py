@@ -14,10 +14,21 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from two_processes import run_on_two_processes
 
 from facelit.distributed import global_batch, part_sizes
-from facelit.heads import CenterLossHead, Head, SoftmaxHead, TripletHead
+from facelit.heads import (
+    AdaFaceHead,
+    ArcFaceHead,
+    CenterLossHead,
+    CenterTerm,
+    CombinedMarginHead,
+    CosFaceHead,
+    Head,
+    SoftmaxHead,
+    TripletHead,
+)
 
 IDENTITIES, DIM = 4, 5
-HEADS = ["softmax", "center", "triplet"]
+HEADS = ["softmax", "center", "triplet", "arcface", "cosface", "combined", "adaface"]
+WITH_CENTERS = {"center", "arcface", "cosface", "combined", "adaface"}
 STEPS = {  # sizes of the global micro-batches of each step
     "one odd batch": [[7]],
     "accumulated": [[8, 7], [7, 5], [6]],
@@ -35,6 +46,10 @@ class Model(nn.Module):
             "softmax": SoftmaxHead(IDENTITIES, DIM, label_smoothing=0.1),
             "center": CenterLossHead(IDENTITIES, DIM, weight=0.5),
             "triplet": TripletHead(0.5, "all"),
+            "arcface": ArcFaceHead(IDENTITIES, DIM, 8.0, center=CenterTerm(0.5), label_smoothing=0.1),
+            "cosface": CosFaceHead(IDENTITIES, DIM, 8.0, center=CenterTerm(0.5), margin_ramp=4),
+            "combined": CombinedMarginHead(IDENTITIES, DIM, 8.0, m1=1.2, center=CenterTerm(0.5)),
+            "adaface": AdaFaceHead(IDENTITIES, DIM, 8.0, momentum=0.3, margin_ramp=2, center=CenterTerm(0.5)),
         }
         self.backbone = nn.Linear(6, DIM)
         self.head = heads[name]
@@ -98,4 +113,6 @@ def test_two_processes_equal_one(on_two: list[list[dict[str, Any]]], head: str, 
                 torch.testing.assert_close(gradient, whole, atol=1e-12, rtol=1e-9)
         for name, value in one["state"].items():
             torch.testing.assert_close(result["state"][name], value, atol=1e-12, rtol=1e-9, msg=name)
-    assert head != "center" or not torch.equal(one["state"]["head.center_loss.centers"], Model(head).head.centers)
+    moved = {name for name, value in one["state"].items() if not torch.equal(value, Model(head).state_dict()[name])}
+    assert ("head.center_loss.centers" in moved) == (head in WITH_CENTERS)
+    assert moved >= {name for name in one["state"] if "norm_" in name or "batches_seen" in name}

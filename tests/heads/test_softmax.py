@@ -8,9 +8,9 @@ from facelit.heads import SoftmaxHead
 
 def reference(x: torch.Tensor, labels: torch.Tensor, head: SoftmaxHead, smoothing: float) -> tuple[float, float]:
     """Cross entropy with a smoothed target, and accuracy, written out."""
-    logits = x.double() @ head.classifier.weight.double().T
-    if head.classifier.bias is not None:
-        logits = logits + head.classifier.bias.double()
+    logits = x.double() @ head.weight.double().T
+    if head.bias is not None:
+        logits = logits + head.bias.double()
     log_p = logits - logits.exp().sum(dim=1, keepdim=True).log()
     target = torch.full_like(log_p, smoothing / logits.shape[1])
     target[range(len(labels)), labels] += 1 - smoothing

@@ -1,0 +1,316 @@
+"""One row on one fold of LFW: who is tested, the commands that train and test, and a folder that remembers what is done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from lfw_recipes import Options, as_arguments, key_of
+from PIL import Image
+
+from facelit.data import IdentityFolder
+from facelit.errors import FacelitError
+from facelit.storage.pairs_file import ImageKey, Pair, find_image, read_pairs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Scores(NamedTuple):
+    """Cosines of a fold's pairs, float64; whether each is genuine, bool; its half, 0 or 1; all of shape (pairs,)."""
+
+    scores: npt.NDArray[np.float64]
+    is_same: npt.NDArray[np.bool_]
+    halves: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who is tested: one fold of View 2, or View 1's test pairs (fold None)."""
+
+    lfw: Path
+    fold: int | None
+
+    @property
+    def name(self) -> str:
+        """As in messages and folder names."""
+        return "view-1" if self.fold is None else f"fold-{self.fold:02d}"
+
+    @property
+    def crops(self) -> Path:
+        """The folder of aligned crops."""
+        return self.lfw / "aligned_112"
+
+    def pairs(self) -> list[Pair]:
+        """The tested pairs."""
+        if self.fold is None:
+            return read_pairs(self.lfw / "lists" / "pairsDevTest.txt", option="--lfw")
+        return read_pairs(self.lfw / "pairs.txt", [self.fold], option="--lfw")
+
+    def excluded(self) -> Options:
+        """Arguments of the training set that leave the tested people out."""
+        if self.fold is None:
+            return {"exclude_identities": str(self.lfw / "lists" / "peopleDevTest.txt")}
+        return {"exclude_identities": str(self.lfw / "lists" / "people.txt"), "exclude_folds": [self.fold]}
+
+    def training_set(self, minimum: int) -> tuple[int, int]:
+        """How many people and crops are trained on.
+
+        Args:
+            minimum: People with fewer crops are left out.
+
+        Raises:
+            FacelitError: A tested person is among them.
+        """
+        folder = IdentityFolder(self.crops, minimum, **self.excluded())
+        tested = {name for pair in self.pairs() for name, _ in (pair.first, pair.second)}
+        if both := sorted(tested & set(folder.identities)):
+            raise FacelitError(
+                f"{self.lfw}: {len(both)} people of {self.name}'s pairs would be trained on ({both[0]}, ...): the lists of"
+                " people and of pairs do not belong together."
+            )
+        return folder.num_identities, len(folder)
+
+
+def halved(pairs: Sequence[Pair], name: str) -> list[list[Pair]]:
+    """A fold's pairs in two halves, each with half of the genuine and half of the impostor pairs, in their order.
+
+    Raises:
+        FacelitError: The number of pairs of either kind is odd.
+    """
+    kinds = [[pair for pair in pairs if pair.is_same is same] for same in (True, False)]
+    if any(len(kind) % 2 for kind in kinds):
+        raise FacelitError(f"{name}: an odd number of genuine or impostor pairs cannot be cut in two halves.")
+    parts = [(kind[: len(kind) // 2], kind[len(kind) // 2 :]) for kind in kinds]
+    return [genuine + impostor for genuine, impostor in zip(*parts, strict=True)]
+
+
+def write_halves(path: Path, halves: Sequence[Sequence[Pair]]) -> None:
+    """A pairs file with the halves as its two folds: facelit verifies on two folds or more."""
+    lines = [f"{len(halves)}\t{len(halves[0]) // 2}"]
+    for pair in (pair for half in halves for pair in half):
+        (name, number), (other, other_number) = pair.first, pair.second
+        second = f"{other_number}" if pair.is_same else f"{other}\t{other_number}"
+        lines.append(f"{name}\t{number}\t{second}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_scores(path: Path) -> Scores:
+    """The file that `verification.save_scores` writes, with the halves as folds 1 and 2."""
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    folds, same, scores = (np.array([row[column] for row in rows]) for column in range(3))
+    return Scores(scores.astype(np.float64), same == "1", folds.astype(np.int64) - 1)
+
+
+def raw_pixel_scores(crops: Path, halves: Sequence[Sequence[Pair]]) -> Scores:
+    """Cosines of the grey crops, each less its own mean: what a network must beat."""
+    pairs = [pair for half in halves for pair in half]
+    directions = {key: _direction(crops, key) for pair in pairs for key in (pair.first, pair.second)}
+    scores = [float(directions[pair.first] @ directions[pair.second]) for pair in pairs]
+    half_of = np.repeat(np.arange(len(halves)), [len(half) for half in halves])
+    return Scores(np.array(scores), np.array([pair.is_same for pair in pairs], np.bool_), half_of)
+
+
+def _direction(crops: Path, key: ImageKey) -> npt.NDArray[np.float64]:
+    path = find_image(crops, key)
+    if path is None:
+        raise FacelitError(f"{crops}: photo {key[1]} of {key[0]}, which the pairs name, is absent (option --lfw).")
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("L"), np.float64).ravel()
+    pixels = pixels - pixels.mean()
+    direction: npt.NDArray[np.float64] = pixels / np.linalg.norm(pixels)
+    return direction
+
+
+class Job:
+    """One row on one split: its folder, its commands, and what is there already.
+
+    Args:
+        row: The row's name.
+        options: Of the row, with all changes; none where nothing is trained (raw pixels).
+        split: Who is tested.
+        out: Folder of all results.
+        threads: Of the process that trains.
+    """
+
+    def __init__(self, row: str, options: Options, split: Split, out: Path, threads: int) -> None:
+        self.row, self.options, self.split, self.threads = row, options, split, threads
+        self.folder = out / row / key_of(options) / split.name
+        self.log = self.folder / "log.txt"
+        self.checkpoint = self.folder / "training" / "checkpoints" / "last.ckpt"
+
+    @property
+    def name(self) -> str:
+        """As in messages."""
+        return f"{self.row}, {self.split.name}"
+
+    def result(self) -> dict[str, Any] | None:
+        """What was found, if the job was done."""
+        found: dict[str, Any] | None = _read_json(self.folder / "result.json")
+        return found
+
+    def scores(self) -> Scores:
+        """The scores of a job that was done."""
+        with np.load(self.folder / "scores.npz") as arrays:
+            return Scores(arrays["scores"], arrays["is_same"], arrays["halves"])
+
+    def command(self, subcommand: str) -> list[str]:
+        """`fit`, which goes on at the last epoch where there is one and sees no tested pair; or `validate`."""
+        training = {f"data.train.{name}": value for name, value in self.split.excluded().items()}
+        options: Options = {"data.train": "facelit.data.IdentityFolder", "data.train.root": str(self.split.crops)}
+        options |= training | self.options | {"data.num_workers": 0, "checkpoint.save_top_k": 0}
+        options |= {
+            "trainer.logger": "TensorBoardLogger",
+            "trainer.logger.save_dir": str(self.folder.parent),
+            "trainer.logger.name": self.folder.name,
+            "trainer.logger.version": "training" if subcommand == "fit" else "testing",
+            "trainer.enable_progress_bar": False,
+            "trainer.enable_model_summary": False,
+        }
+        if subcommand == "validate":
+            where = {"root": str(self.split.crops), "pairs": str(self.folder / "pairs.txt")}
+            sets = {"lfw": {"class_path": "facelit.data.PairsFolder", "init_args": where}}
+            options |= {"data.verification": sets, "verification.save_scores": True, "verification.hardest_pairs": 0}
+        if subcommand == "validate" or self.checkpoint.is_file():
+            options["ckpt_path"] = str(self.checkpoint)
+        return [os.path.relpath(ROOT / "main.py"), subcommand, *as_arguments(options)]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other programs out; the lock ends with this one, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise FacelitError(f"{self.name}: another program works on it ({self.folder}).") from None
+            yield
+
+
+class Runner:
+    """Does jobs, several side by side, each in processes of its own that end with this one.
+
+    Args:
+        jobs: How many at a time.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def run(self, jobs: Sequence[Job]) -> list[str]:
+        """Does them all, and says so in a line each; a job that fails leaves the others be.
+
+        Returns:
+            Names of the jobs that failed.
+        """
+        failed = []
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            running = {pool.submit(self._do, job): job for job in jobs}
+            for future in as_completed(running):
+                try:
+                    print(f"{running[future].name}: {future.result()}", flush=True)
+                except FacelitError as error:
+                    print(f"{running[future].name}: FAILED: {error}", file=sys.stderr, flush=True)
+                    failed.append(running[future].name)
+        finally:
+            self._stop()
+            pool.shutdown(cancel_futures=True)
+        return failed
+
+    def _do(self, job: Job) -> str:
+        """Trains, tests and keeps the result; a line about it."""
+        with job.locked():
+            if (found := job.result()) is not None:
+                return f"there already ({found['seconds'] / 60:.1f} min then)"
+            halves = halved(job.split.pairs(), job.split.name)
+            write_halves(job.folder / "pairs.txt", halves)
+            start = perf_counter()
+            people, crops, commands, seconds = 0, 0, [], 0.0
+            if not job.options:
+                scores = raw_pixel_scores(job.split.crops, halves)
+                seconds = perf_counter() - start
+            else:
+                people, crops = job.split.training_set(job.options["data.train.min_images_per_identity"])
+                commands = [self._train(job)]
+                seconds = _read_json(job.folder / "trained.json")["seconds"]
+                commands.append(self._execute(job, "validate"))
+                scores = read_scores(job.folder / "testing" / "lfw-scores.tsv")
+            np.savez_compressed(job.folder / "scores.npz", **scores._asdict())
+            found = {"row": job.row, "split": job.split.name, "people": people, "crops": crops, "seconds": seconds}
+            found |= {"threads": job.threads, "options": job.options, "commands": commands}
+            _write_json(job.folder / "result.json", found)
+        return f"done in {seconds / 60:.1f} min"
+
+    def _train(self, job: Job) -> list[str]:
+        """Trains to the end, where that was not done; its command."""
+        state_file = job.folder / "trained.json"
+        state = _read_json(state_file) or {"seconds": 0.0, "done": False, "command": []}
+        if state["done"]:
+            return list(state["command"])
+        resumed = " (from its last epoch)" if job.checkpoint.is_file() else ""
+        print(f"{job.name}: training{resumed}; {job.log}", flush=True)
+        start = perf_counter()
+        try:
+            command = self._execute(job, "fit")
+            state |= {"done": True, "command": state["command"] or command}
+        finally:
+            state["seconds"] += perf_counter() - start
+            _write_json(state_file, state)
+        return list(state["command"])
+
+    def _execute(self, job: Job, subcommand: str) -> list[str]:
+        command = job.command(subcommand)
+        with job.log.open("ab") as log, self._lock:
+            if self._stopped:
+                raise FacelitError("stopped.")
+            log.write(f"$ python {shlex.join(command)}\n".encode())
+            log.flush()
+            threads = {"OMP_NUM_THREADS": str(job.threads)}
+            process = subprocess.Popen(
+                [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+            )
+            self._processes.add(process)
+        status = process.wait()
+        with self._lock:
+            self._processes.discard(process)
+        if self._stopped:
+            raise FacelitError("stopped.")
+        if status:
+            last = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
+            raise FacelitError(f"{subcommand} ended with status {status}: {last[:300]} ({job.log})")
+        return ["python", *command]
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._processes:
+                process.terminate()
+
+
+def _read_json(path: Path) -> Any:
+    """What the file says; None where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    """In one move: a file that is there is whole."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,157 @@
+"""What `lfw_ten_folds.py` trains: every row of its table as options of `python main.py fit`, complete, so that no file is needed.
+
+A row's name is `<backbone>-<head>`, with `--no-<part>` behind it for each part of the recipe that is left out:
+`vgg16bn-center`, `iresnet18-arcface--no-flip`. `raw-pixels` trains nothing. To add a backbone, a head or a part, add an entry
+to the dictionary of that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from facelit.errors import FacelitError
+
+Options = dict[str, Any]
+"""Dotted options of `fit` to plain values; a class stands before its arguments."""
+
+RAW_PIXELS = "raw-pixels"
+
+# As configs/lfw.yaml over configs/center.yaml: a test compares.
+RECIPE: Options = {
+    "model.optimizer": "torch.optim.SGD",
+    "model.optimizer.lr": 0.05,
+    "model.optimizer.momentum": 0.9,
+    "model.optimizer.weight_decay": 5e-4,
+    "model.lr_scheduler": "facelit.optim.WarmupCosine",
+    "model.lr_scheduler.warmup": 0.1,
+    "model.lr_interval": "step",
+    "data.train.min_images_per_identity": 2,
+    "data.batch_size": 32,
+    "data.augmentation": "facelit.data.Augmentation",
+    "data.augmentation.flip": 0.5,
+    "trainer.max_epochs": 16,
+    "trainer.gradient_clip_val": 5.0,
+}
+
+BACKBONES: dict[str, Options] = {
+    "vgg16bn": {
+        "model.backbone": "facelit.backbones.VGG16",
+        "model.backbone.batch_norm": True,
+        "model.backbone.width": 0.125,
+        "model.backbone.dropout": 0.0,
+        "model.backbone.embedding_dim": 512,
+    },
+    "iresnet18": {
+        "model.backbone": "facelit.backbones.IResNet",
+        "model.backbone.depth": 18,
+        # Not an eighth: torch 2.15 crashes on a CPU in the backward pass of a 1x1 convolution of stride 2 with 8 input channels.
+        "model.backbone.width": 0.25,
+        "model.backbone.dropout": 0.0,
+        "model.backbone.embedding_dim": 512,
+    },
+}
+
+HEADS: dict[str, Options] = {
+    "softmax": {"model.head": "facelit.heads.SoftmaxHead"},
+    "center": {"model.head": "facelit.heads.CenterLossHead", "model.head.weight": 0.001, "model.head.alpha": 0.5},
+    "triplet": {
+        "model.head": "facelit.heads.TripletHead",
+        "model.head.margin": 0.2,
+        "model.head.mining": "semihard",
+        "data.sampler": "facelit.data.IdentityBalancedSampler",
+        "data.sampler.identities_per_batch": 32,
+        "data.sampler.images_per_identity": 2,
+    },
+    "arcface": {
+        "model.head": "facelit.heads.ArcFaceHead",
+        "model.head.scale": 32.0,
+        "model.head.margin": 0.3,
+        "model.head.margin_ramp": 0,
+    },
+}
+HEADS["arcface-center"] = HEADS["arcface"] | {"model.head.center.weight": 0.001, "model.head.center.alpha": 0.5}
+
+REMOVALS: dict[str, Options] = {
+    "no-flip": {"data.augmentation.flip": 0.0},
+    "no-warmup": {"model.lr_scheduler.warmup": 0.0},
+    "no-schedule": {"model.lr_scheduler": None},
+    "no-clipping": {"trainer.gradient_clip_val": None},
+    "no-weight-decay": {"model.optimizer.weight_decay": 0.0},
+    "no-momentum": {"model.optimizer.momentum": 0.0},
+    "no-batch-norm": {"model.backbone.batch_norm": False},
+    "no-minimum": {"data.train.min_images_per_identity": 1},
+}
+"""What stands for a part of the recipe that is left out."""
+
+
+def row_names() -> list[str]:
+    """All rows, without those that leave parts out."""
+    return [RAW_PIXELS, *(f"{backbone}-{head}" for backbone in BACKBONES for head in HEADS)]
+
+
+def row_options(name: str) -> Options:
+    """The options of a row; none for raw pixels.
+
+    Raises:
+        FacelitError: There is no such row, or it does not have the part that is to be left out.
+    """
+    base, *removals = name.split("--")
+    if base not in row_names():
+        raise FacelitError(f"--rows: there is no row {base}. There are: {', '.join(row_names())}.")
+    if base == RAW_PIXELS:
+        if removals:
+            raise FacelitError(f"--rows: {RAW_PIXELS} has no parts to leave out.")
+        return {}
+    backbone, head = base.split("-", 1)
+    options = BACKBONES[backbone] | HEADS[head] | RECIPE
+    for removal in removals:
+        if removal not in REMOVALS:
+            raise FacelitError(f"--rows: {name}: --{removal} is none of --{', --'.join(REMOVALS)}.")
+        if strange := REMOVALS[removal].keys() - options.keys():
+            raise FacelitError(f"--rows: {base} has no {strange.pop()}, so --{removal} would change nothing.")
+        options = with_changes(options, REMOVALS[removal])
+    return options
+
+
+def with_changes(options: Options, changes: Mapping[str, Any]) -> Options:
+    """Options with some replaced or added; another class (or none) takes the arguments of the old one with it."""
+    for key, value in changes.items():
+        if key in options and options[key] != value:
+            options = {name: old for name, old in options.items() if not name.startswith(f"{key}.")}
+        options = options | {key: value}
+    return options
+
+
+def parse_overrides(texts: list[str]) -> Options:
+    """`["model.optimizer.lr=0.1"]` as options, values read as JSON where they are.
+
+    Raises:
+        FacelitError: One has no `=`.
+    """
+    options: Options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise FacelitError(f"--override {text}: expected KEY=VALUE, as in model.optimizer.lr=0.1")
+        try:
+            options[key.removeprefix("--")] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key.removeprefix("--")] = value
+    return options
+
+
+def as_arguments(options: Options) -> list[str]:
+    """Options as words of a command line."""
+    return [
+        word
+        for key, value in options.items()
+        for word in (f"--{key}", value if isinstance(value, str) else json.dumps(value))
+    ]
+
+
+def key_of(options: Options) -> str:
+    """Ten letters that stand for options and their values, in any order."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:10]

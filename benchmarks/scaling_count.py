@@ -1,0 +1,46 @@
+"""What one crop costs a network, counted on shapes alone."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from cost_model import Backbone
+from roofline import count_flops
+from torch import Tensor, nn
+
+_IMAGES = 2  # batch normalisation refuses a single value for each channel
+
+
+def count_backbone(name: str, network: nn.Module) -> Backbone:
+    """FLOP of a forward, parameters, and the activations that the backward needs, by image.
+
+    Args:
+        name: What a table calls it.
+        network: Float images (N, 3, 112, 112) to embeddings (N, D), in training mode; it is left as it is.
+    """
+    saved_16, _ = _activations(copy.deepcopy(network).bfloat16())
+    saved_32, largest = _activations(copy.deepcopy(network).float())
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return Backbone(name, count_flops(network).forward, params, (saved_16, saved_32), largest)
+
+
+def _activations(network: nn.Module) -> tuple[float, int]:
+    """Bytes of what autograd saves, each storage once, and elements of the largest of them."""
+    shapes = network.to("meta")
+    parameters = {parameter.untyped_storage()._cdata for parameter in shapes.parameters()}
+    storages: dict[int, torch.UntypedStorage] = {}  # kept, so that no number is given out twice
+    largest = 0
+
+    def save(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            storages[storage._cdata] = storage
+            largest = max(largest, tensor.numel() // _IMAGES)
+        return tensor
+
+    images = torch.empty(_IMAGES, 3, 112, 112, device="meta", dtype=next(shapes.parameters()).dtype)
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        shapes(images)
+    return sum(storage.nbytes() for storage in storages.values()) / _IMAGES, largest

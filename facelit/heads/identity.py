@@ -1,0 +1,270 @@
+"""IdentityHead: what all heads with a vector for each identity have in common.
+
+[1] An et al.: Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC,
+    CVPR 2022.
+[2] Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, CVPR 2016.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facelit.distributed import all_gather, all_gather_summing_grad, part_sizes, stack_processes, weigh_part, world_size
+from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels, directions, wants_metrics
+from facelit.heads.center import CenterLoss
+from facelit.heads.identity_logits import IdentityLogits, identity_logits
+from facelit.heads.rows import Rows, draw_rows, own_rows, random_seed
+from facelit.optim import CenterSGD
+
+
+@dataclass
+class CenterTerm:
+    """Center loss beside an identity loss: ``L + weight * L_C``.
+
+    Args:
+        weight: the weight of the center loss, lambda in the paper; see :class:`~facelit.heads.CenterLoss`.
+        alpha: the share of the way that a center goes in a step; it depends neither on the weight nor on the learning rate.
+    """
+
+    weight: float = 0.003
+    alpha: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise ValueError(f"weight must not be negative, but is {self.weight}")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha must be positive, not {self.alpha}")
+
+
+class IdentityHead(Head):
+    """Cross entropy over the identities, each of which has a vector; and the center loss, if asked for.
+
+    Subclasses say what the logits are: :attr:`scale` and :meth:`target_logits`. Logits and loss are float32 under
+    autocast. At most 128 MB of logits are held at a time (see :func:`~facelit.heads.identity_logits.identity_logits`).
+
+    A sharded head (Partial FC of [1]) holds the vectors and centers of this process's share of the identities: embeddings
+    are gathered, each process computes the logits of its own identities, and three numbers a sample are exchanged. It is
+    made without memory, and :meth:`shard` gives it its rows once the processes know each other.
+    The whole head and a sharded one on any number of processes start from the same vectors under the same seed.
+
+    Args:
+        num_identities: the number of identities, C.
+        embedding_dim: the length of an embedding, D.
+        bias: whether each identity has a bias as well; without a :attr:`scale` only.
+        label_smoothing: the share of the target that is spread over all identities [2], from 0 to 1.
+        center: the center loss that goes with it; None for none.
+        sharded: whether the processes share out the identities.
+        sample_rate: the share of the identities that a training batch is compared with, drawn anew each time; the
+            batch's own are always among them. 1 for all.
+
+    Attributes:
+        weight: (C, D) float32, or (rows of this process, D).
+        bias: (C,) likewise; None without.
+        scale: the factor of the cosines; None where logits are plain scalar products.
+
+    Raises:
+        ValueError: if a size is not positive, or a share is outside its range.
+    """
+
+    scale: float | None = None
+
+    def __init__(
+        self,
+        num_identities: int,
+        embedding_dim: int,
+        bias: bool = False,
+        label_smoothing: float = 0.0,
+        center: CenterTerm | None = None,
+        sharded: bool = False,
+        sample_rate: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if num_identities < 1 or embedding_dim < 1:
+            raise ValueError(
+                f"num_identities={num_identities} and embedding_dim={embedding_dim}: both must be positive"
+            )
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
+        if not 0 < sample_rate <= 1:
+            raise ValueError(f"sample_rate must lie above 0 and up to 1, not {sample_rate}")
+        self.num_identities: int = num_identities
+        self.embedding_dim = embedding_dim
+        self.label_smoothing = label_smoothing
+        self.sharded = sharded
+        self.sample_rate = sample_rate
+        self.center = center
+        self.rows = Rows(0, num_identities)
+        self._seed = random_seed()
+        device = torch.device("meta") if sharded else None
+        self.weight = nn.Parameter(torch.empty(num_identities, embedding_dim, dtype=torch.float32, device=device))
+        self.bias = nn.Parameter(torch.empty(num_identities, dtype=torch.float32, device=device)) if bias else None
+        self.center_loss = None if center is None else CenterLoss(num_identities, embedding_dim, sharded)
+        if not sharded:
+            self._draw_parameters()
+
+    def shard(self) -> None:
+        """Gives a sharded head the rows of this process, freshly drawn; call it once, when processes have been joined."""
+        if not self.sharded:
+            return
+        if self.num_identities < world_size():
+            raise ValueError(
+                f"sharded: {self.num_identities} identities cannot be shared out over {world_size()} processes"
+            )
+        self.rows = own_rows(self.num_identities)
+        dtype = self.weight.dtype
+        self.weight = nn.Parameter(torch.empty(self.rows.size, self.embedding_dim, dtype=dtype))
+        if self.bias is not None:
+            self.bias = nn.Parameter(torch.empty(self.rows.size, dtype=dtype))
+        self._draw_parameters()
+        if self.center_loss is not None:
+            self.center_loss.shard(self.rows)
+
+    def draw(self, vectors: Tensor, generator: torch.Generator) -> None:
+        """Fills the identities' first vectors, in place: nn.Linear's distribution, unless a subclass has its own."""
+        bound = self.embedding_dim**-0.5
+        vectors.uniform_(-bound, bound, generator=generator)
+
+    def identity_parameters(self) -> dict[str, nn.Parameter]:
+        """The vectors, biases and centers."""
+        centers = None if self.center_loss is None else self.center_loss.centers
+        named = {"weight": self.weight, "bias": self.bias, "center_loss.centers": centers}
+        return {name: parameter for name, parameter in named.items() if parameter is not None}
+
+    def make_optimizer(self) -> CenterSGD | None:
+        """The optimizer that moves the centers; step it after the network's own."""
+        if self.center is None or self.center_loss is None:
+            return None
+        return CenterSGD([self.center_loss.centers], self.center.alpha)
+
+    def target_logits(self, own: Tensor, norms: Tensor) -> Tensor:
+        """What stands in the place of a sample's own logit in the loss: a margin makes it smaller.
+
+        Args:
+            own: (N,) the samples' logits for their own identities.
+            norms: (N,) Euclidean norms of the embeddings, without gradient.
+
+        Returns:
+            (N,) logits; here the same.
+        """
+        return own
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """One score for each identity, without margin.
+
+        Args:
+            embeddings: (N, D) floating-point.
+
+        Returns:
+            (N, C) logits, float32 or wider; of this process's identities, if the head is sharded.
+        """
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = self._prepare(at_least_float32(embeddings))
+            weight = self.weight.to(x.dtype)
+            if self.scale is not None:
+                return self.scale * x @ F.normalize(weight, dim=1).T
+            return x @ weight.T if self.bias is None else x @ weight.T + self.bias
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
+        """Computes the loss of a batch.
+
+        Args:
+            embeddings: (N, D) floating-point, not normalised.
+            labels: (N,) of any integer dtype, from 0 to C - 1.
+
+        Returns:
+            The loss, and the metrics loss_softmax, identity_accuracy (the share of the batch whose identity has the highest
+            logit, before any margin) and embedding_norm (mean Euclidean norm); with a center loss also loss_center (not
+            weighted), center_distance (mean Euclidean distance of the embeddings to their centers) and alpha. They are this
+            process's means; of the global batch, if the head is sharded.
+
+        Raises:
+            ValueError: if the shapes do not fit, or a label is out of range (on the CPU; on a GPU it is a wrong loss).
+        """
+        if embeddings.shape != (len(labels), self.embedding_dim):
+            expected = (len(labels), self.embedding_dim)
+            raise ValueError(f"expected embeddings of shape {expected}, got {tuple(embeddings.shape)}")
+        check_labels(labels, self.num_identities)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings, labels = at_least_float32(embeddings), labels.long()
+            if self.sharded:
+                embeddings, labels = all_gather_summing_grad(embeddings), all_gather(labels)
+            logits, norms = self._logits_of_all(embeddings, labels), embeddings.detach().norm(dim=1)
+            identity_loss = self._cross_entropy(logits, norms)
+            loss, metrics = identity_loss, {}
+            if self.center is not None and self.center_loss is not None:
+                center_loss = self.center_loss(embeddings, labels)
+                loss = loss + self.center.weight * center_loss
+                if wants_metrics():
+                    metrics = self._center_metrics(center_loss, embeddings, labels)
+        if wants_metrics():
+            metrics |= self._metrics(identity_loss, logits, norms)
+        return HeadOutput(loss if self.sharded else weigh_part(loss, len(labels)), metrics)
+
+    def _draw_parameters(self) -> None:
+        with torch.no_grad():
+            self.weight.copy_(draw_rows(self.rows, self.embedding_dim, self._seed, self.draw))
+            if self.bias is not None:
+                self.bias.copy_(draw_rows(self.rows, 1, self._seed + 2**61, self.draw).squeeze(1))
+
+    def _prepare(self, embeddings: Tensor) -> Tensor:
+        return embeddings if self.scale is None else directions(embeddings)
+
+    def _logits_of_all(self, embeddings: Tensor, labels: Tensor) -> IdentityLogits:
+        """Of this process's identities; then, if the head is sharded, of everybody's."""
+        own_labels = labels - self.rows.first
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
+        if self.training and self.sample_rate < 1:
+            index = self._sample(own_labels)
+            place = torch.searchsorted(index, own_labels).clamp(max=len(index) - 1)
+            own_labels = place.where(index[place] == own_labels, -1)
+            weight, bias = weight.index_select(0, index), None if bias is None else bias.index_select(0, index)
+        x = self._prepare(embeddings)
+        logits = identity_logits(x, weight, own_labels, bias, self.scale, with_total=self.label_smoothing > 0)
+        if not self.sharded or world_size() == 1:
+            return logits
+        own, others, highest, total = stack_processes(torch.stack(logits)).unbind(dim=1)  # each (world_size, N)
+        return IdentityLogits(own.sum(dim=0), others.logsumexp(dim=0), highest.amax(dim=0), total.sum(dim=0))
+
+    def _sample(self, own_labels: Tensor) -> Tensor:
+        """Sorted numbers of the rows to compare with: the batch's own, and others at random. Nothing waits for the device."""
+        count = self.rows.size
+        priority = torch.rand(count + 1, dtype=torch.float32, device=own_labels.device)  # bfloat16 would tie
+        priority[own_labels.where((own_labels >= 0) & (own_labels < count), count)] = 2
+        chosen = priority[:count].topk(self._num_sampled(count, len(own_labels)), sorted=False).indices
+        return chosen.sort().values
+
+    def _num_sampled(self, count: int, batch: int) -> int:
+        return max(math.ceil(self.sample_rate * count), min(batch, count))
+
+    def _cross_entropy(self, logits: IdentityLogits, norms: Tensor) -> Tensor:
+        """Mean over the batch of log sum_j exp(z_j) minus what the smoothed target takes of the logits."""
+        target = self.target_logits(logits.own, norms)
+        missing = -F.logsigmoid(target - logits.others)  # -log of the own identity's probability
+        if not self.label_smoothing:
+            return missing.mean()
+        counts = part_sizes(self.num_identities, world_size() if self.sharded else 1)
+        if self.training and self.sample_rate < 1:
+            counts = tuple(self._num_sampled(count, len(norms)) for count in counts)
+        mean_logit = (logits.total - logits.own + target) / sum(counts)
+        return (missing + self.label_smoothing * (target - mean_logit)).mean()
+
+    @torch.no_grad()
+    def _metrics(self, loss: Tensor, logits: IdentityLogits, norms: Tensor) -> dict[str, Tensor]:
+        return {
+            "loss_softmax": loss.detach(),
+            "identity_accuracy": (logits.own > logits.highest).float().mean(),
+            "embedding_norm": norms.mean(),
+        }
+
+    @torch.no_grad()
+    def _center_metrics(self, loss: Tensor, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        assert self.center is not None and self.center_loss is not None  # noqa: PT018
+        return {
+            "loss_center": loss.detach(),
+            "center_distance": self.center_loss.distances(embeddings, labels).mean(),
+            "alpha": torch.full_like(loss.detach(), self.center.alpha),
+        }

@@ -1,0 +1,90 @@
+"""Optimizers that update all parameters in one kernel, where there is one; and knowing whether a step was made."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+_FUSED_ON = {"cuda": (SGD, Adam, AdamW), "cpu": (SGD,)}
+_CHOICES = ("fused", "foreach")
+
+
+def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> None:
+    """Turns torch's fused implementation on, where the optimizer's class has one that pays on the device.
+
+    An optimizer whose maker chose (`fused` or `foreach`, true or false) is left as it is. Whatever it comes to: a
+    checkpoint does not change it any more, so that a run that began on a GPU goes on without one, and the other way
+    round.
+
+    Args:
+        optimizer: What the user's option made.
+        device: Where its parameters are.
+        scaled: Whether a gradient scaler is at work (16-mixed): a fused optimizer would take the unscaling over, and
+            Lightning could not clip gradients any more. It stays off then.
+    """
+    if not scaled and type(optimizer) in _FUSED_ON.get(device.type, ()) and _is_open(optimizer, device):
+        for group in (optimizer.defaults, *optimizer.param_groups):
+            group["fused"] = True
+        optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]  # as its constructor does
+    optimizer.register_load_state_dict_pre_hook(_keep_choice)
+
+
+def _is_open(optimizer: Optimizer, device: torch.device) -> bool:
+    """Whether nothing was chosen, and all parameters can be updated by a fused kernel."""
+    return all(
+        group["fused"] is None
+        and group["foreach"] is None
+        and not group["differentiable"]
+        and all(parameter.device.type == device.type and parameter.is_floating_point() for parameter in group["params"])
+        for group in optimizer.param_groups
+    )
+
+
+def _keep_choice(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """The saved state, with the implementation that this run has chosen."""
+    groups = state["param_groups"]
+    if len(groups) != len(optimizer.param_groups):
+        return state  # torch says so
+    kept = [
+        {**saved, **{name: own[name] for name in _CHOICES if name in own}}
+        for saved, own in zip(groups, optimizer.param_groups, strict=True)
+    ]
+    return {**state, "param_groups": kept}
+
+
+class StepWatch:
+    """Tells whether an optimizer made its step, or a gradient scaler skipped it (fp16, gradients not finite).
+
+    Use it as a context around the step. The scaler of an optimizer that is not fused decides on the host and calls it or
+    not: then nothing is read from the device. A fused one finds out on the device, which is waited for.
+
+    Args:
+        optimizer: The optimizer, or Lightning's wrapper of it.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer: Optimizer = getattr(optimizer, "optimizer", optimizer)
+        self._called = False
+        self._found_inf: Tensor | None = None
+
+    def __enter__(self) -> StepWatch:
+        self._hook = self._optimizer.register_step_post_hook(self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hook.remove()
+
+    @property
+    def stepped(self) -> bool:
+        """Whether parameters were updated."""
+        return self._called and (self._found_inf is None or not bool(self._found_inf))
+
+    def _note(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._called = True
+        self._found_inf = getattr(optimizer, "found_inf", None)  # GradScaler.step lends it to fused ones

@@ -1,0 +1,127 @@
+"""Activations computed again in the backward pass instead of being kept: less memory for more arithmetic.
+
+Chen, Xu, Zhang & Guestrin: Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+from torch.utils.checkpoint import checkpoint
+
+from facelit.errors import FacelitError
+
+_POOLINGS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd)
+
+
+class RecomputedSequential(nn.Sequential):
+    """A Sequential that keeps only what goes into its segments, and runs each again when its gradient is due.
+
+    A segment is a block (a child with children of its own), or simple layers up to and with the next pooling. Gradients,
+    random numbers and buffers (BatchNorm's running statistics) come out as without recomputing.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As nn.Sequential."""
+        if not torch.is_grad_enabled():
+            output: Tensor = super().forward(input)  # type: ignore[no-untyped-call]  # torch's own
+            return output
+        for segment in _segments(self):
+            input = _recomputed(segment, input)
+        return input
+
+
+def recompute_activations(backbone: nn.Module) -> None:
+    """Makes the sequential stages of a network recompute their activations, in place.
+
+    Their class changes, and nothing else: parameters, names and state dict stay.
+
+    Args:
+        backbone: The network.
+
+    Raises:
+        FacelitError: It has no sequential stages.
+    """
+    stages = list(_stages(backbone))
+    if not stages:
+        raise FacelitError(
+            f"model.checkpoint_activations: {type(backbone).__name__} has no nn.Sequential of blocks or convolutions, whose"
+            " activations could be computed again. Leave the option off."
+        )
+    for stage in stages:
+        stage.__class__ = RecomputedSequential
+
+
+def _stages(module: nn.Module) -> Iterator[nn.Sequential]:
+    """The outermost sequences of blocks or convolutions, below sequences of stages."""
+    children = list(module.children())
+    if type(module) is nn.Sequential and (any(map(_is_block, children)) or any(map(_is_convolution, children))):
+        inner = [stage for child in children if type(child) is nn.Sequential for stage in _stages(child)]
+        yield from inner or [module]
+        return
+    for child in children:
+        yield from _stages(child)
+
+
+def _is_block(module: nn.Module) -> bool:
+    return any(True for _ in module.children())
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d)
+
+
+def _segments(stage: nn.Sequential) -> Iterator[list[nn.Module]]:
+    segment: list[nn.Module] = []
+    for layer in stage:
+        if _is_block(layer) and segment:
+            yield segment
+            segment = []
+        segment.append(layer)
+        if _is_block(layer) or isinstance(layer, _POOLINGS):
+            yield segment
+            segment = []
+    if segment:
+        yield segment
+
+
+def _recomputed(segment: Sequence[nn.Module], input: Tensor) -> Tensor:
+    if torch.compiler.is_compiling():  # the compiled program writes each buffer once, however often it is computed
+        output: Tensor = checkpoint(_run, segment, input, use_reentrant=False)
+    else:
+        output = checkpoint(_run, segment, input, use_reentrant=False, context_fn=partial(_contexts, segment))
+    return output
+
+
+def _run(segment: Sequence[nn.Module], input: Tensor) -> Tensor:
+    for layer in segment:
+        input = layer(input)
+    return input
+
+
+def _contexts(segment: Sequence[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For the forward pass, and for doing it again."""
+    return nullcontext(), _buffers_kept(segment)
+
+
+@contextmanager
+def _buffers_kept(segment: Sequence[nn.Module]) -> Iterator[None]:
+    """Lets the second pass write into copies: BatchNorm's running statistics count each batch once."""
+    owned = [
+        (module, name, buffer)
+        for layer in segment
+        for module in layer.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    for module, name, buffer in owned:
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for module, name, buffer in owned:
+            setattr(module, name, buffer)

@@ -1,0 +1,207 @@
+"""A head whose identities are shared out over processes, against the whole head on one."""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from tiny_run import facelit, make_run, tiny_config, write_config
+from two_processes import run_on_two_processes
+
+from facelit.distributed import gather_rows, global_batch, part_sizes
+from facelit.heads import AdaFaceHead, ArcFaceHead, CenterTerm, IdentityHead, SoftmaxHead
+from facelit.sharding import clip_gradients, gather_checkpoint, names_in_model, places_in_optimizer, shard_checkpoint
+
+IDENTITIES, DIM, STEPS = 7, 5, 20  # 7 do not divide by two
+HEADS = ["softmax", "arcface", "adaface"]
+
+
+def make_head(name: str, sharded: bool, sample_rate: float = 1.0) -> IdentityHead:
+    shared: dict[str, Any] = {"sharded": sharded, "sample_rate": sample_rate}
+    if name == "softmax":
+        return SoftmaxHead(IDENTITIES, DIM, bias=True, label_smoothing=0.1, **shared)
+    if name == "arcface":
+        return ArcFaceHead(IDENTITIES, DIM, scale=8.0, margin=0.3, margin_ramp=5, center=CenterTerm(0.1, 0.5), **shared)
+    return AdaFaceHead(IDENTITIES, DIM, scale=8.0, label_smoothing=0.1, center=CenterTerm(0.1, 0.5), **shared)
+
+
+class Model(nn.Module):
+    """A backbone of one layer, and a head; float64."""
+
+    def __init__(self, name: str, sharded: bool, sample_rate: float = 1.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone = nn.Linear(6, DIM)
+        self.head = make_head(name, sharded, sample_rate)
+        self.head.shard()
+        self.double()
+        if sharded:
+            self._ddp_params_and_buffers_to_ignore = names_in_model(self.head)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss: Tensor = self.head(self.backbone(images), labels).loss
+        return loss
+
+
+def train(name: str, rank: int = 0, world_size: int = 1, steps: int = STEPS) -> dict[str, Any]:
+    """SGD with momentum, two micro-batches a step, the second uneven, gradients clipped; losses and the whole state."""
+    model = Model(name, sharded=world_size > 1)
+    wrapped = model if world_size == 1 else DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    center_optimizer = model.head.make_optimizer()
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for total, waits in ((8, world_size > 1), (5, False)):
+            images = torch.randn(total, 6, generator=generator, dtype=torch.float64)
+            labels = torch.randint(IDENTITIES, (total,), generator=generator)
+            parts = part_sizes(total, world_size)
+            own = slice(sum(parts[:rank]), sum(parts[: rank + 1]))
+            with global_batch(total), wrapped.no_sync() if waits else nullcontext():
+                loss = wrapped(images[own], labels[own])
+            loss.backward()
+            losses.append(loss.item())
+        if world_size > 1:
+            clip_gradients(model.parameters(), model.head, 0.5)
+        else:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        if center_optimizer is not None:
+            center_optimizer.step()
+    checkpoint = {"state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()]}
+    if world_size > 1:
+        gather_checkpoint(checkpoint, model.head, places_in_optimizer(model.head, optimizer))
+    return {"losses": losses, **checkpoint, "backbone": model.backbone.state_dict()}
+
+
+def train_on_each() -> list[dict[str, Any]]:
+    rank = torch.distributed.get_rank()
+    return [train(name, rank, 2) for name in HEADS]
+
+
+@pytest.fixture(scope="module")
+def on_two() -> list[list[dict[str, Any]]]:
+    return run_on_two_processes(train_on_each)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_two_processes_equal_the_whole_head(on_two: list[list[dict[str, Any]]], name: str) -> None:
+    one = train(name)
+    first, second = (results[HEADS.index(name)] for results in on_two)
+    assert first["losses"] == pytest.approx(one["losses"], abs=1e-9)
+    assert second["losses"] == pytest.approx(one["losses"], abs=1e-9)
+    for name_, value in one["state_dict"].items():
+        torch.testing.assert_close(first["state_dict"][name_], value, atol=1e-9, rtol=1e-7, msg=name_)
+    for key, value in second["backbone"].items():
+        torch.testing.assert_close(first["backbone"][key], value, atol=0, rtol=0, msg=key)
+    momentum = one["optimizer_states"][0]["state"]
+    assert momentum.keys() == first["optimizer_states"][0]["state"].keys()
+    for place, values in momentum.items():
+        torch.testing.assert_close(
+            first["optimizer_states"][0]["state"][place]["momentum_buffer"], values["momentum_buffer"]
+        )
+    start = Model(name, sharded=False).state_dict()
+    assert all(not torch.equal(start[key], one["state_dict"][key]) for key in start if "norm_std" not in key)
+
+
+def take_slices(whole: dict[str, Any]) -> dict[str, Tensor]:
+    model = Model("arcface", sharded=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    places = places_in_optimizer(model.head, optimizer)
+    checkpoint = {"state_dict": dict(whole["state_dict"]), "optimizer_states": whole["optimizer_states"]}
+    shard_checkpoint(checkpoint, model.head, places)
+    model.load_state_dict(checkpoint["state_dict"])
+    optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    return {
+        "weight": model.head.weight.detach(),
+        "centers": model.head.center_loss.centers.detach(),
+        "momentum": optimizer.state[model.head.weight]["momentum_buffer"],
+    }
+
+
+def test_a_whole_checkpoint_is_shared_out() -> None:
+    """Also what sharded processes have written, which has the same form."""
+    whole = train("arcface", steps=1)
+    first, second = run_on_two_processes(take_slices, whole)
+    place = 2  # after the backbone's weight and bias
+    expected = {
+        "weight": whole["state_dict"]["head.weight"],
+        "centers": whole["state_dict"]["head.center_loss.centers"],
+        "momentum": whole["optimizer_states"][0]["state"][place]["momentum_buffer"],
+    }
+    for name, value in expected.items():
+        assert (len(first[name]), len(second[name])) == (4, 3)
+        assert torch.equal(torch.cat([first[name], second[name]]), value), name
+
+
+def sampled_gradients() -> dict[str, Tensor]:
+    model = Model("arcface", sharded=True, sample_rate=0.25)
+    rank = torch.distributed.get_rank()
+    generator = torch.Generator().manual_seed(5)
+    images = torch.randn(4, 6, generator=generator, dtype=torch.float64)[2 * rank : 2 * rank + 2]
+    labels = torch.tensor([0, 5, 5, 0])[2 * rank : 2 * rank + 2]
+    model(images, labels).backward()
+    return {"rows": gather_rows(model.head.weight.grad.abs().sum(dim=1), part_sizes(IDENTITIES, 2))}
+
+
+def test_sampling_keeps_the_batchs_own_identities() -> None:
+    """Of 4 + 3 identities a quarter and at least the batch's (4 samples: up to 4 rows) are compared with."""
+    rows = run_on_two_processes(sampled_gradients)[0]["rows"]
+    assert rows[0] > 0
+    assert rows[5] > 0
+
+
+def gathered() -> Tensor:
+    rank = torch.distributed.get_rank()
+    sizes = (3, 2)
+    return gather_rows(torch.arange(10).reshape(5, 2)[3 * rank : 3 * rank + sizes[rank]], sizes)
+
+
+def test_rows_are_gathered_in_order() -> None:
+    assert torch.equal(run_on_two_processes(gathered)[0], torch.arange(10).reshape(5, 2))
+
+
+DDP = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+HEAD = {
+    "class_path": "facelit.heads.ArcFaceHead",
+    "init_args": {"scale": 8.0, "margin": 0.3, "sharded": True, "center": {"weight": 0.01, "alpha": 0.5}},
+}
+
+
+def test_the_command_line_shares_out_and_joins_again(tmp_path: Path) -> None:
+    """Two processes for an epoch, then one to the end, give what one gives; then two validate it."""
+    finals = []
+    for name, launches in (("one", [[]]), ("two", [DDP, []])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number, launch in enumerate(launches):
+            config = (make_run if number == 0 else make_config)(
+                folder,
+                model__head=HEAD,
+                model__backbone__init_args={"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0},
+                data__batch_size=8 if launch else 16,
+                trainer__max_epochs=2 if number == len(launches) - 1 else 1,
+                trainer__gradient_clip_val=1.0,
+            )
+            resume = ["--ckpt_path", "last"] if number else []
+            finished = facelit("fit", "--config", config, *launch, *resume)
+            assert finished.returncode == 0, finished.stderr
+        path = max(folder.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        finals.append(torch.load(path, weights_only=True))
+    one, two = finals
+    assert one["global_step"] == two["global_step"] == 6
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-4, atol=2e-5, msg=name)
+    validated = facelit("validate", "--config", config, "--ckpt_path", path, *DDP)
+    assert validated.returncode == 0, validated.stderr
+
+
+def make_config(folder: Path, **options: Any) -> Path:
+    return write_config(folder, tiny_config(folder, **options))
