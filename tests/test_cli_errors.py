@@ -173,9 +173,13 @@ WRONG_OPTIONS = [
     (["--data.verification.tiny.folds", "[2]"], ["at least two folds", "pairs.txt"]),
     (["--data.train.exclude_identities", str(ROOT / "constraints.txt")], ["none of its", "person_00"]),
     (
-        [*("--model.lr_scheduler", "WarmupCosine", "--trainer.max_epochs=-1", "--trainer.max_time", "00:00:00:09")],
-        ["WarmupCosine", "max_epochs"],
+        [
+            *("--model.lr_scheduler", "WarmupCosine", "--model.lr_interval", "step", "--trainer.max_epochs=-1"),
+            *("--trainer.max_time", "00:00:00:09"),
+        ],
+        ["the schedule", "max_epochs"],
     ),
+    (["--model.lr_scheduler", "WarmupCosine"], ["WarmupCosine", "model.lr_interval to step"]),
     (["--ckpt_path", "nowhere.ckpt"], ["checkpoint not found", "nowhere.ckpt"]),
     (
         ["--data.sampler", "IdentityBalancedSampler", "--data.sampler.identities_per_batch", "9"],
