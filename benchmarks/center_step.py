@@ -17,6 +17,7 @@ from time import perf_counter
 
 import torch
 import torch.nn.functional as F
+from process_memory import available_bytes
 from torch import Tensor
 
 from facelit.heads import CenterLoss
@@ -24,7 +25,8 @@ from facelit.optim import CenterSGD
 
 IDENTITIES = (8_631, 85_742, 1_000_000)  # VGGFace2, MS1MV2, a million
 BATCH, DIM, ALPHA = 256, 512, 0.5
-DENSE_LIMIT_GB = 6
+FEW = 3  # dense steps at the largest size, which take many seconds
+DENSE_LIMIT = 0.75  # of the memory that can be had
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -70,15 +72,17 @@ def time_step(step: Step, identities: int) -> float:
 
 def measure(make: Callable[[int], Step], repeats: int) -> dict[int, list[float]]:
     """Seconds of each step by number of identities; the sizes take turns, to see the same machine."""
-    sizes = [c for c in IDENTITIES if make is sparse_step or dense_gigabytes(c) <= DENSE_LIMIT_GB]
+    limit = DENSE_LIMIT * available_bytes() / 1e9
+    sizes = [c for c in IDENTITIES if make is sparse_step or dense_gigabytes(c) <= limit]
     steps = {identities: make(identities) for identities in sizes}
     for identities, step in steps.items():
-        for _ in range(3):
+        for _ in range(1 if make is dense_step else 3):
             time_step(step, identities)
     seconds: dict[int, list[float]] = {identities: [] for identities in sizes}
-    for _ in range(repeats):
+    for turn in range(repeats):
         for identities, step in steps.items():
-            seconds[identities].append(time_step(step, identities))
+            if make is sparse_step or turn < FEW or identities != IDENTITIES[-1]:
+                seconds[identities].append(time_step(step, identities))
     return seconds
 
 

@@ -47,7 +47,7 @@ _H200 = Machine(
     intra=Link(360e9, 10e-6),
     inter=Link(320e9, 20e-6),
     overlap=0.8,
-    crops_per_worker=7_354,
+    crops_per_worker=9_510,
     workers=4,
     max_workers=16,
 )
@@ -69,7 +69,7 @@ MACHINES = {
         intra=Link(8e9, 20e-6),
         inter=Link(2.5e9, 50e-6),
         overlap=0.8,
-        crops_per_worker=7_354,
+        crops_per_worker=9_510,
         workers=2,
         max_workers=8,
     ),

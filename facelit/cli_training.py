@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit import backbones, heads
-from facelit.callbacks import EmbeddingWriter, LastCheckpoint, VerificationCallback
+from facelit.callbacks import EmbeddingWriter, LastCheckpoint, QuickProgressBar, VerificationCallback
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli_errors import explain, name_broken_config
 from facelit.cli_resume import adopt_model, refuse_other_model
@@ -103,6 +103,7 @@ class FacelitCLI(LightningCLI):
         if config.checkpoint.save_on_train_epoch_end is None:
             config.checkpoint.save_on_train_epoch_end = not config.data.verification
         self._suit_hardware(config.trainer)
+        self._choose_progress_bar(config.trainer)
         if config.ckpt_path is not None:
             self._use_checkpoint(config)
 
@@ -126,6 +127,12 @@ class FacelitCLI(LightningCLI):
         if options.benchmark is None:
             options.benchmark = tries_kernels(options.accelerator, options.deterministic)
         allow_tf32(options.accelerator, options.precision)
+
+    def _choose_progress_bar(self, options: Namespace) -> None:
+        """One that costs little, unless the user has one or wants none."""
+        chosen = [str(getattr(callback, "class_path", "")) for callback in options.callbacks or []]
+        if options.enable_progress_bar is not False and not any(path.endswith("ProgressBar") for path in chosen):
+            self.trainer_defaults["callbacks"] = [QuickProgressBar()]
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyperparameters silently beat the command line: not here."""

@@ -176,7 +176,7 @@ HEAD = {
 
 
 def test_the_command_line_shares_out_and_joins_again(tmp_path: Path) -> None:
-    """Two processes for an epoch, then one to the end, give what one gives; then two validate it."""
+    """Two processes for an epoch, then one to the end, give what one gives."""
     finals = []
     for name, launches in (("one", [[]]), ("two", [DDP, []])):
         folder = tmp_path / name
@@ -199,8 +199,6 @@ def test_the_command_line_shares_out_and_joins_again(tmp_path: Path) -> None:
     assert one["global_step"] == two["global_step"] == 6
     for name, value in one["state_dict"].items():
         torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-4, atol=2e-5, msg=name)
-    validated = facelit("validate", "--config", config, "--ckpt_path", path, *DDP)
-    assert validated.returncode == 0, validated.stderr
 
 
 def make_config(folder: Path, **options: Any) -> Path:

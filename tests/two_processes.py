@@ -4,8 +4,11 @@ Tests are not a package, so a test file first makes this one importable::
 
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     from two_processes import run_on_two_processes
+
+The processes live as long as the test session: starting them (importing torch twice) takes longer than most tests.
 """
 
+import atexit
 import importlib.util
 import pickle
 import socket
@@ -23,6 +26,38 @@ import torch.multiprocessing as mp
 WORLD_SIZE = 2
 
 
+class _Pool:
+    """Two processes that form a gloo group and wait for functions to call."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        context = mp.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(WORLD_SIZE)]
+        self.connections = [own for own, _ in pipes]
+        self.processes = [
+            context.Process(target=_work, args=(rank, port, pipes[rank][1]), daemon=True) for rank in range(WORLD_SIZE)
+        ]
+        for process in self.processes:
+            process.start()
+        for _, other in pipes:
+            other.close()  # so that a process that dies ends the wait for it
+
+    def call(self, file: str, name: str, args: tuple[Any, ...]) -> list[Any]:
+        for connection in self.connections:
+            connection.send_bytes(pickle.dumps((file, name, args)))
+        return [pickle.loads(connection.recv_bytes()) for connection in self.connections]
+
+    def end(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.join(timeout=30)
+
+
+_pools: list[_Pool] = []
+
+
 def run_on_two_processes(function: Callable[..., Any], *args: Any) -> list[Any]:
     """Calls ``function(*args)`` on two processes that form a gloo group.
 
@@ -36,33 +71,30 @@ def run_on_two_processes(function: Callable[..., Any], *args: Any) -> list[Any]:
     Returns:
         What the function returned on rank 0 and on rank 1.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if not _pools:
+        _pools.append(_Pool())
     file = sys.modules[function.__module__].__file__
-    context = mp.get_context("spawn")
-    pipes = [context.Pipe(duplex=False) for _ in range(WORLD_SIZE)]
-    processes = [
-        context.Process(target=_work, args=(rank, port, pipes[rank][1], file, function.__name__, args))
-        for rank in range(WORLD_SIZE)
-    ]
-    for process in processes:
-        process.start()
-    for _, sender in pipes:
-        sender.close()  # so that a process that dies ends the wait below
+    assert file is not None
     try:
-        results = [pickle.loads(receiver.recv_bytes()) for receiver, _ in pipes]
-    finally:
-        for process in processes:
-            process.join(timeout=30)
-            process.kill()
+        results = _pools[0].call(file, function.__name__, args)
+    except BaseException:
+        end_processes()
+        raise
     for result in results:
         if isinstance(result, BaseException):
+            end_processes()  # the other one may still wait for it
             raise result
     return results
 
 
-def _work(rank: int, port: int, sender: Connection, file: str, name: str, args: tuple[Any, ...]) -> None:
+@atexit.register
+def end_processes() -> None:
+    """Ends the processes; the next call starts new ones."""
+    while _pools:
+        _pools.pop().end()
+
+
+def _work(rank: int, port: int, connection: Connection) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
@@ -71,14 +103,17 @@ def _work(rank: int, port: int, sender: Connection, file: str, name: str, args: 
         world_size=WORLD_SIZE,
         timeout=timedelta(seconds=60),
     )
-    try:
-        # Plain pickle: multiprocessing's own would share the tensors' memory, which ends with this process.
-        sender.send_bytes(pickle.dumps(_load(file, name)(*args)))
-    except Exception as error:
-        sender.send_bytes(pickle.dumps(error))
-    finally:
-        sender.close()
-        dist.destroy_process_group()
+    while True:
+        try:
+            file, name, args = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        try:
+            # Plain pickle: multiprocessing's own would share the tensors' memory, which ends with this process.
+            answer = pickle.dumps(_load(file, name)(*args))
+        except Exception as error:
+            answer = pickle.dumps(error)
+        connection.send_bytes(answer)
 
 
 def _load(file: str, name: str) -> Callable[..., Any]:

@@ -3,7 +3,15 @@
 from facelit.callbacks.embedding_writer import EmbeddingWriter
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.last_checkpoint import LastCheckpoint
+from facelit.callbacks.progress_bar import QuickProgressBar
 from facelit.callbacks.verification import VerificationCallback
 from facelit.callbacks.weight_average import WeightAverage
 
-__all__ = ["EmbeddingWriter", "LastCheckpoint", "StopOnNonFiniteLoss", "VerificationCallback", "WeightAverage"]
+__all__ = [
+    "EmbeddingWriter",
+    "LastCheckpoint",
+    "QuickProgressBar",
+    "StopOnNonFiniteLoss",
+    "VerificationCallback",
+    "WeightAverage",
+]
