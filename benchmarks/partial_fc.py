@@ -39,6 +39,7 @@ class PlainHead(nn.Module):
         self.classifier = nn.Linear(DIM, identities)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of (N, D) embeddings with (N,) labels, scalar."""
         return F.cross_entropy(self.classifier(embeddings), labels)
 
 
