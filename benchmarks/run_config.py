@@ -57,6 +57,7 @@ def run_config(
         "model": {
             "backbone": backbone,
             "head": {"class_path": f"facelit.heads.{_HEADS[setting.head]}"},
+            "compile": setting.compiled,
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": optimizer},
         },
         "data": data,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from facelit.errors import FacelitError
 
 CHECKPOINT_KEY = "facelit"
-"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`."""
+"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`, `identity_places`, `weight_average`."""
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -253,6 +253,7 @@ def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
     if world_size() == 1:
         return x
     size = max(1, _PIECE_BYTES // max(1, x[:1].numel() * x.element_size()))  # rows
+    device = _sending_device(x)
     if rank() == 0:
         whole = torch.empty(sum(counts), *x.shape[1:], dtype=x.dtype)
         whole[: len(x)] = x
@@ -261,13 +262,20 @@ def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
         for first in range(0, counts[source], size):
             count = min(size, counts[source] - first)
             if rank() == source:
-                dist.send(x[first : first + count].contiguous(), dst=0)
+                dist.send(x[first : first + count].contiguous().to(device), dst=0)
             elif rank() == 0:
-                piece = torch.empty(count, *x.shape[1:], dtype=x.dtype, device=x.device)
+                piece = torch.empty(count, *x.shape[1:], dtype=x.dtype, device=device)
                 dist.recv(piece, src=source)
                 whole[start + first : start + first + count] = piece
         start += counts[source]
     return whole if rank() == 0 else x
+
+
+def _sending_device(x: Tensor) -> torch.device:
+    """NCCL sends from GPUs alone; and after a training Lightning has moved everything to the CPU."""
+    if x.device.type == "cpu" and dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return x.device
 
 
 def _check_rows(rows: int, parts: Sequence[int]) -> None:

@@ -193,7 +193,9 @@ class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
         """Restores the place in the schedule; its length stays this run's, so that a run may be prolonged."""
         own = self.total_steps
         super().load_state_dict(state_dict)
-        self.total_steps = self.total_steps if own is None else own
+        if own is not None and own != self.total_steps:
+            # The next step's rate is that of this run's schedule, whatever the optimizer has loaded.
+            self.set_total_steps(own)
 
     def warmup_steps(self, total_steps: int) -> float:
         """Steps of the warm-up in a run of so many; not always a whole number."""

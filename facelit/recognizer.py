@@ -11,6 +11,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -141,14 +143,31 @@ class FaceRecognizer(LightningModule):
         """Gives a sharded head the identities of this process, now that the processes know each other."""
         if not self.head.sharded or not any(parameter.is_meta for parameter in self.head.parameters()):
             return
-        if self.trainer.precision == "16-mixed" and self.trainer.world_size > 1:
+        if self.trainer.world_size > 1:
+            self._refuse_sharding()
+        self.head.shard()
+        # Read by DistributedDataParallel: these are neither the same on all processes, nor to be averaged over them.
+        self._ddp_params_and_buffers_to_ignore = sharding.names_in_model(self.head)
+
+    def _refuse_sharding(self) -> None:
+        """Says what a sharded head on several processes does not go with."""
+        trainer, identities = self.trainer, self.head.num_identities
+        if identities is not None and identities < trainer.world_size:
+            raise FacelitError(
+                f"model.head.sharded: {identities} identities cannot be shared out over {trainer.world_size} processes."
+            )
+        if trainer.state.fn != "fit":
+            return
+        if trainer.precision == "16-mixed":
             raise FacelitError(
                 "model.head.sharded does not go with trainer.precision 16-mixed, under which each process would skip steps of its"
                 " own: use bf16-mixed or 32-true."
             )
-        self.head.shard()
-        # Read by DistributedDataParallel: these are neither the same on all processes, nor to be averaged over them.
-        self._ddp_params_and_buffers_to_ignore = sharding.names_in_model(self.head)
+        strategy = trainer.strategy
+        if not isinstance(strategy, DDPStrategy) or isinstance(strategy.launcher, _MultiProcessingLauncher):
+            raise FacelitError(
+                "model.head.sharded on several processes wants --trainer.strategy ddp (or facelit.speed.FaceDDP)."
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The network's optimizer and schedule for Lightning; the head's own is kept aside."""
@@ -157,10 +176,11 @@ class FaceRecognizer(LightningModule):
             optimizer = self.make_optimizer(parameter_groups(self.parameters(), self.decay_norms_and_biases))
             self._refuse_other_groups(optimizer)
             fuse(optimizer, self.device, scaled=self._gradient_scaler() is not None)
+            self._refuse_unscaling(optimizer)
             if self.make_lr_scheduler is None:
                 return {"optimizer": optimizer}
             scheduler = self.make_lr_scheduler(optimizer)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # torch raises each of them for options that do not fit
             raise FacelitError(f"model.optimizer or model.lr_scheduler: {error}") from error
         if isinstance(scheduler, WarmupSchedule):
             self._set_length(scheduler)
@@ -189,6 +209,14 @@ class FaceRecognizer(LightningModule):
                 f"the checkpoint's optimizer has its parameters in groups of {saved}, this run's in groups of {here}. A resumed"
                 " run keeps model.decay_norms_and_biases as it was; drop the change, or start a new run from the checkpoint's"
                 " backbone (--model.init_backbone)."
+            )
+
+    def _refuse_unscaling(self, optimizer: torch.optim.Optimizer) -> None:
+        """A fused optimizer that unscales gradients inside its step leaves none to clip: Lightning stops at the first one."""
+        if self.trainer.gradient_clip_val and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise FacelitError(
+                "model.optimizer.fused does not go with trainer.gradient_clip_val under trainer.precision 16-mixed. Leave fused"
+                " off, or take bf16-mixed."
             )
 
     def optimizer_step(

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from facelit.distributed import gather_rows, part_sizes, world_size
+from facelit.errors import FacelitError
 from facelit.heads import Head
 from facelit.heads.rows import own_rows
 
@@ -61,12 +62,19 @@ def shard_checkpoint(checkpoint: MutableMapping[str, Any], head: Head, places: S
         checkpoint: as :func:`gather_checkpoint` made it, or of a head that is not sharded; changed in place.
         head: the sharded head.
         places: of its parameters in the optimizer's state, as the checkpoint tells them.
+
+    Raises:
+        FacelitError: The checkpoint's head has another number of identities.
     """
     assert head.num_identities is not None
     rows = own_rows(head.num_identities)
     own = slice(rows.first, rows.first + rows.size)
     state = checkpoint["state_dict"]
     for name in names_in_model(head):
+        if len(state[name]) != head.num_identities:
+            raise FacelitError(
+                f"{name} has {len(state[name]):,} identities in the checkpoint, the head here {head.num_identities:,}."
+            )
         state[name] = state[name][own].clone()
     for values in _optimizer_states(checkpoint, places):
         for name, value in values.items():

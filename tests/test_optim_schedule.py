@@ -169,6 +169,28 @@ def test_state_goes_on_where_it_was() -> None:
         other.step()
 
 
+def test_a_prolonged_run_has_the_longer_schedule_at_once() -> None:
+    """Also in its first step: the optimizer comes with the last rate of the short one, here 0."""
+    made = []
+    for total in (10, 20):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=BASE)
+        scheduler = WarmupCosine(optimizer, warmup=0.0)
+        scheduler.set_total_steps(total)
+        made.append((optimizer, scheduler))
+    (short, scheduler), (optimizer, longer) = made
+    for _ in range(10):
+        short.step()
+        scheduler.step()
+    optimizer.load_state_dict(short.state_dict())
+    longer.load_state_dict(scheduler.state_dict())
+    used = []
+    for _ in range(3):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        longer.step()
+    assert used == pytest.approx([formula(step, 20, 0.0, 0.0) for step in (10, 11, 12)])
+
+
 @pytest.mark.parametrize(
     ("options", "total"),
     [

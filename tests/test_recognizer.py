@@ -15,7 +15,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run, write_crops
 
-from facelit import FaceRecognizer
+from facelit import FacelitError, FaceRecognizer
 from facelit.backbones import VGG16
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder
@@ -176,6 +176,33 @@ def test_a_step_that_the_gradient_scaler_skips(tmp_path: Path, crops: Path, scal
     assert model.head_optimizer is not None
     model.head_optimizer.step()
     assert torch.equal(model.head.center_loss.centers, after)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_gradients_are_clipped_under_bf16(tmp_path: Path, crops: Path, fused: bool | None) -> None:
+    """Which has no scaler: a fused optimizer has nothing to unscale, whoever asked for it."""
+    model = recognizer()
+    model.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.02, fused=fused)
+    trainer = fit_plainly(model, tmp_path, crops, max_steps=1, precision="bf16-mixed", gradient_clip_val=1.0)
+    assert trainer.global_step == 1
+    assert trainer.optimizers[0].param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fused": True}, r"model\.optimizer\.fused does not go with trainer\.gradient_clip_val .* 16-mixed"),
+        ({"fused": True, "foreach": True}, r"model\.optimizer or model\.lr_scheduler: `fused` and `foreach` cannot"),
+    ],
+)
+def test_fused_options_that_do_not_fit_are_refused(
+    tmp_path: Path, crops: Path, options: dict[str, bool], message: str
+) -> None:
+    model = recognizer()
+    model.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.02, **options)
+    plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(FacelitError, match=message):
+        fit_plainly(model, tmp_path, crops, max_steps=1, plugins=[plugin], gradient_clip_val=1.0)
 
 
 def test_figures_are_computed_for_logging_steps_only(tmp_path: Path, crops: Path) -> None:

@@ -3,10 +3,13 @@
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, Strategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_run import facelit, make_run, tiny_config, write_config
 from two_processes import run_on_two_processes
 
-from facelit.distributed import gather_rows, global_batch, part_sizes
+from facelit import FacelitError, FaceRecognizer
+from facelit.cli_training import main
+from facelit.distributed import _sending_device, gather_rows, global_batch, part_sizes
 from facelit.heads import AdaFaceHead, ArcFaceHead, CenterTerm, IdentityHead, SoftmaxHead
 from facelit.sharding import clip_gradients, gather_checkpoint, names_in_model, places_in_optimizer, shard_checkpoint
 
@@ -141,6 +146,14 @@ def test_a_whole_checkpoint_is_shared_out() -> None:
         assert torch.equal(torch.cat([first[name], second[name]]), value), name
 
 
+def test_a_checkpoint_of_other_identities_is_refused() -> None:
+    """Its first rows would fit, and mean other people."""
+    model = Model("arcface", sharded=True)
+    state = {name: torch.zeros(IDENTITIES + 2, DIM) for name in names_in_model(model.head)}
+    with pytest.raises(FacelitError, match=r"9 identities in the checkpoint.* 7\."):
+        shard_checkpoint({"state_dict": state}, model.head, [])
+
+
 def sampled_gradients() -> dict[str, Tensor]:
     model = Model("arcface", sharded=True, sample_rate=0.25)
     rank = torch.distributed.get_rank()
@@ -168,6 +181,56 @@ def test_rows_are_gathered_in_order() -> None:
     assert torch.equal(run_on_two_processes(gathered)[0], torch.arange(10).reshape(5, 2))
 
 
+def test_rows_travel_where_the_backend_can_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a training Lightning has moved everything to the CPU, from which NCCL does not send."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    for backend, device in (("gloo", "cpu"), ("nccl", "cuda:3")):
+        monkeypatch.setattr(torch.distributed, "get_backend", lambda backend=backend: backend)
+        assert _sending_device(torch.zeros(2)) == torch.device(device)
+
+
+def spawning() -> Strategy:
+    strategy = DDPStrategy(start_method="spawn")
+    strategy._launcher = _MultiProcessingLauncher(strategy)
+    return strategy
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"world_size": IDENTITIES + 1}, "7 identities cannot be shared out over 8 processes"),
+        ({"precision": "16-mixed"}, "does not go with trainer.precision 16-mixed"),
+        ({"strategy": spawning}, "wants --trainer.strategy ddp"),
+        ({"strategy": FSDPStrategy}, "wants --trainer.strategy ddp"),
+    ],
+)
+@pytest.mark.parametrize("fn", ["fit", "validate"])
+def test_what_a_sharded_head_does_not_go_with(options: dict[str, Any], message: str, fn: str) -> None:
+    """A network that is only validated needs its identities on no process in particular, but must be spread all the same."""
+    model = FaceRecognizer(nn.Linear(6, DIM), make_head("arcface", sharded=True))
+    given: dict[str, Any] = {"world_size": 2, "precision": "32-true", "strategy": DDPStrategy, **options}
+    trainer = SimpleNamespace(**{**given, "strategy": given["strategy"](), "state": SimpleNamespace(fn=fn)})
+    model.trainer = trainer
+    refused = fn == "fit" or "world_size" in options
+    with pytest.raises(FacelitError, match=message) if refused else nullcontext():
+        model.configure_model()
+
+
+def test_an_error_before_identities_are_shared_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lightning then moves the model to the CPU, rows without memory among it."""
+    config = make_run(tmp_path, model__head=HEAD, trainer__val_check_interval=1000)
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(config)])
+    assert "trainer.val_check_interval 1000 is more than the 6 batches" in capsys.readouterr().err
+
+
+def test_casts_reach_rows_that_are_not_made_yet() -> None:
+    head = make_head("adaface", sharded=True).cpu().double()
+    assert head.weight.is_meta
+    head.shard()
+    assert (head.weight.dtype, head.weight.device.type) == (torch.float64, "cpu")
+
+
 DDP = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 HEAD = {
     "class_path": "facelit.heads.ArcFaceHead",
@@ -191,8 +254,11 @@ def test_the_command_line_shares_out_and_joins_again(tmp_path: Path) -> None:
                 trainer__gradient_clip_val=1.0,
             )
             resume = ["--ckpt_path", "last"] if number else []
-            finished = facelit("fit", "--config", config, *launch, *resume)
-            assert finished.returncode == 0, finished.stderr
+            if launch:
+                finished = facelit("fit", "--config", config, *launch)
+                assert finished.returncode == 0, finished.stderr
+            else:
+                main(["fit", "--config", str(config), *resume])
         path = max(folder.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
         finals.append(torch.load(path, weights_only=True))
     one, two = finals

@@ -74,7 +74,7 @@ class AdaFaceHead(MarginHead):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaFaceHead":
         """Moves as any module does, but ``half()`` and its like would round the running figures' small steps away."""
         before = {name: getattr(self, name) for name in ("norm_mean", "norm_std")}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        super()._apply(fn, recurse)
         for name, figure in before.items():
             moved = getattr(self, name)
             if moved.element_size() < figure.element_size():

@@ -6,6 +6,7 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ class IdentityHead(Head):
     autocast. At most 128 MB of logits are held at a time (see :func:`~facelit.heads.identity_logits.identity_logits`).
 
     A sharded head (Partial FC of [1]) holds the vectors and centers of this process's share of the identities: embeddings
-    are gathered, each process computes the logits of its own identities, and three numbers a sample are exchanged. It is
+    are gathered, each process computes the logits of its own identities, and four numbers a sample are exchanged. It is
     made without memory, and :meth:`shard` gives it its rows once the processes know each other.
     The whole head and a sharded one on any number of processes start from the same vectors under the same seed.
 
@@ -121,6 +122,21 @@ class IdentityHead(Head):
         self._draw_parameters()
         if self.center_loss is not None:
             self.center_loss.shard(self.rows)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "IdentityHead":
+        """Moves as any module does; rows that :meth:`shard` has not made yet have no device to leave."""
+
+        def move(tensor: Tensor) -> Tensor:
+            try:
+                return fn(tensor)
+            except NotImplementedError:
+                # Lightning moves the model to the CPU after any error, also before it was configured.
+                if tensor.is_meta:
+                    return tensor
+                raise
+
+        super()._apply(move, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        return self
 
     def draw(self, vectors: Tensor, generator: torch.Generator) -> None:
         """Fills the identities' first vectors, in place: nn.Linear's distribution, unless a subclass has its own."""

@@ -40,11 +40,12 @@ def draw_rows(rows: Rows, dim: int, seed: int, draw: Callable[[Tensor, torch.Gen
     Returns:
         (rows.size, dim) float32 on the CPU.
     """
-    drawn = torch.empty(rows.size, dim, dtype=torch.float32)
+    # Where a model is configured, Lightning makes the GPU the default device, which the generator is not for.
+    drawn = torch.empty(rows.size, dim, dtype=torch.float32, device="cpu")
     done = 0
     while done < rows.size:
         block, offset = divmod(rows.first + done, _BLOCK)
-        values = torch.empty(_BLOCK, dim, dtype=torch.float32)
+        values = torch.empty(_BLOCK, dim, dtype=torch.float32, device="cpu")
         draw(values, torch.Generator().manual_seed((seed + block) % 2**63))
         taken = values[offset : offset + rows.size - done]
         drawn[done : done + len(taken)] = taken
@@ -54,4 +55,4 @@ def draw_rows(rows: Rows, dim: int, seed: int, draw: Callable[[Tensor, torch.Gen
 
 def random_seed() -> int:
     """A seed from torch's own random state."""
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from facelit.distributed import all_gather, all_gather_with_grad
 from facelit.errors import FacelitError
-from facelit.heads.base import Head, HeadOutput, at_least_float32, directions
+from facelit.heads.base import Head, HeadOutput, at_least_float32, directions, wants_metrics
 
 Mining = Literal["semihard", "hard", "all", "random"]
 
@@ -201,6 +201,8 @@ class TripletHead(Head):
             mined = _RULES[self.mining](distances, labels, self.margin)
             # No triplet violates a margin by NaN: without the second term a broken network would show a loss of 0.
             loss = mined.total / mined.active.clamp(min=1) + 0 * embeddings.sum()
+        if not wants_metrics():
+            return HeadOutput(loss, {})
         return HeadOutput(loss, self._metrics(embeddings.detach(), distances.detach(), labels, mined))
 
     def _metrics(self, embeddings: Tensor, distances: Tensor, labels: Tensor, mined: Mined) -> dict[str, Tensor]:

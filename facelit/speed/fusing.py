@@ -18,7 +18,7 @@ def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> No
 
     An optimizer whose maker chose (`fused` or `foreach`, true or false) is left as it is. Whatever it comes to: a
     checkpoint does not change it any more, so that a run that began on a GPU goes on without one, and the other way
-    round.
+    round; nor does it bring the memory order (channels_last or not) of the run that wrote it.
 
     Args:
         optimizer: What the user's option made.
@@ -26,11 +26,14 @@ def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> No
         scaled: Whether a gradient scaler is at work (16-mixed): a fused optimizer would take the unscaling over, and
             Lightning could not clip gradients any more. It stays off then.
     """
-    if not scaled and type(optimizer) in _FUSED_ON.get(device.type, ()) and _is_open(optimizer, device):
-        for group in (optimizer.defaults, *optimizer.param_groups):
-            group["fused"] = True
-        optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]  # as its constructor does
+    if not scaled:
+        if type(optimizer) in _FUSED_ON.get(device.type, ()) and _is_open(optimizer, device):
+            for group in (optimizer.defaults, *optimizer.param_groups):
+                group["fused"] = True
+        # Its steps have nothing to unscale: Lightning would refuse to clip gradients under bf16-mixed too.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     optimizer.register_load_state_dict_pre_hook(_keep_choice)
+    optimizer.register_load_state_dict_post_hook(_lay_out_state)
 
 
 def _is_open(optimizer: Optimizer, device: torch.device) -> bool:
@@ -54,6 +57,19 @@ def _keep_choice(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         for saved, own in zip(groups, optimizer.param_groups, strict=True)
     ]
     return {**state, "param_groups": kept}
+
+
+def _lay_out_state(optimizer: Optimizer) -> None:
+    """Lays what is kept for a parameter out in memory as the parameter is.
+
+    A fused kernel on a CPU goes through both in the order of memory, without looking; one on a GPU refuses others.
+    """
+    for parameter, kept in optimizer.state.items():
+        if not isinstance(parameter, Tensor) or not isinstance(kept, dict):
+            continue  # an optimizer from elsewhere may keep anything
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 class StepWatch:

@@ -20,6 +20,7 @@ import end_to_end
 import flat_steps
 import plain_training
 import roofline
+import run_config
 import training_setup
 import training_step
 
@@ -155,6 +156,12 @@ def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for loop in end_to_end.LOOPS:
         assert f"| {loop} " in printed
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_fit_is_compiled_as_the_bare_loop_is(tmp_path: Path, compiled: bool) -> None:
+    setting = training_setup.Setting("vgg16", "center", 6, 4, 0.01, "32", "cpu", compiled=compiled)
+    assert run_config.run_config(setting, tmp_path, {}, 1, {})["model"]["compile"] is compiled
 
 
 def test_repeated_crops(tmp_path: Path) -> None:

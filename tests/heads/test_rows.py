@@ -77,3 +77,13 @@ def test_whole_default_dtype_changes_nothing() -> None:
         assert torch.equal(draw_rows(Rows(0, 5), 3, 7, draw), expected)
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_default_device_changes_nothing() -> None:
+    """Lightning configures models with the GPU as the default device; "meta" stands for it here."""
+    torch.manual_seed(0)
+    seed, expected = random_seed(), draw_rows(Rows(0, 5), 3, 7, draw)
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        assert random_seed() == seed
+        assert torch.equal(draw_rows(Rows(0, 5), 3, 7, draw), expected)

@@ -14,6 +14,7 @@ from two_processes import run_on_two_processes
 
 from facelit.errors import FacelitError
 from facelit.heads import TripletHead
+from facelit.heads.base import metrics_wanted
 
 MININGS = ["semihard", "hard", "all", "random"]
 
@@ -111,6 +112,15 @@ def test_distances_of_the_pairs() -> None:
     assert metrics["impostor_distance"].item() == pytest.approx(sum(other) / len(other), rel=1e-5)
     assert metrics["embedding_norm"].item() == pytest.approx(x.norm(dim=1).mean().item())
     assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_metrics_that_nobody_looks_at_are_not_computed() -> None:
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 4), torch.arange(6) // 2
+    with metrics_wanted(False):
+        loss, metrics = TripletHead()(x, labels)
+    assert not metrics
+    assert torch.equal(loss, TripletHead()(x, labels).loss)
 
 
 @pytest.mark.parametrize("mining", ["semihard", "hard", "all"])

@@ -28,7 +28,8 @@ def train(of: torch.optim.Optimizer, steps: int = 3) -> list[torch.Tensor]:
     parameters = [parameter for group in of.param_groups for parameter in group["params"]]
     for _ in range(steps):
         for parameter in parameters:
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = torch.empty_like(parameter)  # in the parameter's memory order, as autograd makes it
+            parameter.grad.copy_(torch.randn(parameter.shape, generator=generator))
         of.step()
     return [parameter.detach().clone() for parameter in parameters]
 
@@ -78,6 +79,23 @@ def test_a_checkpoint_goes_on_with_this_runs_choice(kind: str, saved_fused: bool
     here.load_state_dict(state)
     assert choices(here) == [(not saved_fused, None)]
     assert state["param_groups"][0]["fused"] is saved_fused, "what was loaded is not changed"
+    for one, other in zip(train(here), train(saved), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+def test_a_checkpoint_of_another_memory_order(kind: str) -> None:
+    """A run with channels_last goes on without it: its momentum belongs to the same weights as before."""
+    options = {"momentum": 0.9} if kind == "SGD" else {}
+    saved = optimizer(kind, nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last), **options)
+    train(saved)
+    state = copy.deepcopy(saved.state_dict())
+    here = optimizer(kind, nn.Conv2d(2, 4, 3), **options)
+    with torch.no_grad():
+        for mine, its in zip(here.param_groups[0]["params"], saved.param_groups[0]["params"], strict=True):
+            mine.copy_(its)
+    fuse(here, CPU)
+    here.load_state_dict(state)
     for one, other in zip(train(here), train(saved), strict=True):
         torch.testing.assert_close(one, other)
 
