@@ -3,7 +3,7 @@
 Three loops over the same loader, network, head, optimizers and clipping take turns, each built anew in each turn:
 
 - bare: a `for` loop that logs nothing;
-- Lightning, all off: a `Trainer` without logger, checkpoints and progress bar (facelit's own two callbacks stay);
+- Lightning, all off: a `Trainer` without logger, checkpoints and progress bar (facelit's own callbacks stay);
 - fit: `python main.py fit` as a configuration sets it up: TensorBoard, checkpoints, progress bar (drawn as on a terminal), a log
   every 50 steps.
 

@@ -1,6 +1,6 @@
 """The plain, obvious training step that facelit's is compared with.
 
-float32 in NCHW order, no fused or foreach optimizer. Center loss: the matrix of all batch x identities distances, a mask that
+float32 in NCHW order, no fused optimizer. Center loss: the matrix of all batch x identities distances, a mask that
 picks one of each row, and an update of every center. Triplets: drawn beforehand, their anchors, positives and negatives sent
 through the network in three forward passes, a third of the batch each. Softmax: a linear layer and cross entropy. It is given
 normalised images that need no augmentation, and logs nothing: what it leaves out is to its advantage.
@@ -48,9 +48,7 @@ class PlainTraining:
         if self.head == "center":
             self.centers = torch.empty(setting.identities, EMBEDDING_DIM, device=self.device).uniform_(-0.1, 0.1)
         self.parameters = parameters
-        self.optimizer = torch.optim.SGD(
-            parameters, lr=1e-3, momentum=0.9, weight_decay=5e-4, foreach=False, fused=False
-        )
+        self.optimizer = torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, weight_decay=5e-4, fused=False)
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One optimizer step.
@@ -65,7 +63,7 @@ class PlainTraining:
         self.optimizer.zero_grad()
         embeddings, loss = self._triplet_loss(images) if self.head == "triplet" else self._softmax_loss(images, labels)
         torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP, foreach=False)
+        torch.nn.utils.clip_grad_norm_(self.parameters, GRADIENT_CLIP)
         self.optimizer.step()
         if self.head == "center":
             self._move_centers(embeddings.detach(), labels)

@@ -105,7 +105,7 @@ def make_step(job: Job, width: float, device: torch.device, wrap: bool) -> Calla
     optimizer = torch.optim.SGD(followers, lr=1e-3, momentum=0.9, fused=True)
     wrapped: nn.Module = training
     if wrap:  # as facelit's strategy sets it up
-        wrapped = nn.parallel.DistributedDataParallel(training, gradient_as_bucket_view=True, static_graph=True)
+        wrapped = nn.parallel.DistributedDataParallel(training, gradient_as_bucket_view=True)
     images = random_crops(job.batch, device)
     labels = torch.arange(job.batch, device=device) // 4
 

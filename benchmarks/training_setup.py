@@ -21,6 +21,7 @@ from facelit.data import FaceDataModule, IdentityBalancedSampler, IdentityFolder
 from facelit.data.batches import TrainBatch
 from facelit.data.sources import IdentitySource
 from facelit.heads import CenterLossHead, Head, SoftmaxHead, TripletHead
+from facelit.speed.hardware import allow_tf32
 from facelit.storage.images import Crop
 
 BACKBONES = ("vgg16", "vgg16_bn", "resnet50")
@@ -90,6 +91,7 @@ def quiet_trainer(setting: Setting, **options: Any) -> Trainer:
         False,
     )
     precision = PRECISIONS[setting.precision]
+    allow_tf32(setting.device, precision)  # as under `fit`
     return Trainer(
         accelerator=setting.device,
         devices=1,

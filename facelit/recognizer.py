@@ -285,6 +285,8 @@ class FaceRecognizer(LightningModule):
 
     def on_train_start(self) -> None:
         """Nothing in the steps between two logging ones shall wait for the device."""
+        if self._compiled is not None:
+            self._compiled.check_accumulation(self.trainer.accumulate_grad_batches)
         ask_rarely(self.trainer, self.trainer.log_every_n_steps)
 
     def on_train_batch_start(self, batch: TrainBatch, batch_idx: int) -> None:

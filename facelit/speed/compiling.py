@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.exc import TorchDynamoException
 
 from facelit.errors import FacelitError
 
@@ -62,14 +62,29 @@ class CompiledBackbone:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch's own
         try:
             embeddings: Tensor = self._run(backbone, images)
-        except BackendCompilerFailed as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        except TorchDynamoException as error:  # a failing backend, or no Triton
+            lines = [line for line in str(error).strip().splitlines() if line and not line.startswith("backend=")]
+            reason = next(iter(lines), type(error).__name__)
             raise FacelitError(
                 f"model.compile: torch.compile failed ({reason[:200]}). It needs a C++ compiler, and Triton on a GPU; or"
                 " leave the option off."
             ) from error
         # A CUDA graph writes its next result into the same memory, and evaluation keeps what it gets.
         return embeddings if backbone.training or self.mode not in _WITH_CUDA_GRAPHS else embeddings.clone()
+
+    def check_accumulation(self, batches: int) -> None:
+        """Refuses CUDA graphs where gradients of several batches are added up: the graph writes over them.
+
+        Args:
+            batches: Batches of an optimizer step.
+
+        Raises:
+            FacelitError: The mode works with CUDA graphs, and there are several.
+        """
+        if batches > 1 and self.mode in _WITH_CUDA_GRAPHS:
+            raise FacelitError(
+                f"model.compile {self.mode} does not go with trainer.accumulate_grad_batches: use model.compile default."
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.mode,)

@@ -70,10 +70,15 @@ class FaceDDP(DDPStrategy):
         )
 
     def setup(self, trainer: Trainer) -> None:
-        """Refuses what torch would end in an internal assertion."""
+        """Refuses what torch would end in an internal assertion, or train wrongly by."""
         if self._ddp_kwargs["static_graph"] and trainer.accumulate_grad_batches > 1:
             raise FacelitError(
                 "trainer.strategy: static_graph does not go with trainer.accumulate_grad_batches. Leave one of them off."
+            )
+        if self.compress == "powersgd" and trainer.precision == "16-mixed":
+            raise FacelitError(
+                "trainer.strategy.compress powersgd does not go with trainer.precision 16-mixed, whose scaled gradients it would mix"
+                " over steps. Use bf16-mixed."
             )
         super().setup(trainer)
 

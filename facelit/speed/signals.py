@@ -15,8 +15,8 @@ def ask_rarely(trainer: Trainer, every: int) -> None:
     """Lets a run of several processes ask whether the first one got SIGTERM only before every so many batches.
 
     Lightning 2.6 broadcasts a tensor before each batch and reads it: the host then waits each time until the GPU has
-    finished the step before, and cannot prepare the next one meanwhile. A process that is told to end still ends after
-    the batch that it is at; the others learn of it some batches later.
+    finished the step before, and cannot prepare the next one meanwhile. Who is told to end still ends after the batch
+    that it is at; Lightning's launcher tells all processes of a machine. On other machines it may take until the next question.
 
     Args:
         trainer: At the start of the training; nothing is changed in a run of one process.

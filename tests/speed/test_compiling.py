@@ -171,6 +171,13 @@ def test_the_option() -> None:
         make_compiled("fast")
 
 
+def test_cuda_graphs_and_accumulated_batches_are_refused() -> None:
+    CompiledBackbone("default").check_accumulation(2)
+    CompiledBackbone("reduce-overhead").check_accumulation(1)
+    with pytest.raises(FacelitError, match=r"reduce-overhead does not go with trainer\.accumulate_grad_batches"):
+        CompiledBackbone("reduce-overhead").check_accumulation(2)
+
+
 @needs_compiler
 def test_without_a_compiler_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()

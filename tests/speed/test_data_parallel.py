@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,12 @@ def test_compressed_training_stays_close(trained: list[dict[str, dict[str, Tenso
 def test_static_graph_and_accumulated_batches_are_refused() -> None:
     with pytest.raises(FacelitError, match=r"static_graph does not go with trainer\.accumulate_grad_batches"):
         FaceDDP(static_graph=True).setup(Trainer(accumulate_grad_batches=2, logger=False, accelerator="cpu"))
+
+
+def test_powersgd_and_scaled_gradients_are_refused() -> None:
+    trainer = SimpleNamespace(accumulate_grad_batches=1, precision="16-mixed")
+    with pytest.raises(FacelitError, match=r"powersgd does not go with trainer\.precision 16-mixed"):
+        FaceDDP(compress="powersgd").setup(trainer)  # type: ignore[arg-type]
 
 
 def test_typed_on_the_command_line() -> None:
