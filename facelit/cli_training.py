@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import warnings
@@ -13,6 +14,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
@@ -104,6 +106,7 @@ class FacelitCLI(LightningCLI):
             config.checkpoint.save_on_train_epoch_end = not config.data.verification
         self._suit_hardware(config.trainer)
         self._choose_progress_bar(config.trainer)
+        config.trainer.strategy = _strategy(config.trainer.strategy)
         if config.ckpt_path is not None:
             self._use_checkpoint(config)
 
@@ -210,6 +213,20 @@ def _root_cause(error: BaseException) -> BaseException:
     while (cause := error.__cause__ or error.__context__) is not None and not isinstance(error, FacelitError):
         error = cause
     return error
+
+
+def _strategy(option: Any) -> Any:
+    """A class's import path, typed without options of its own, passes the parser as one of Lightning's names."""
+    if not isinstance(option, str) or "." not in option:
+        return option
+    module, _, name = option.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise FacelitError(f"trainer.strategy: there is no class {option} ({error}).") from None
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise FacelitError(f"trainer.strategy: {option} is no strategy of Lightning's.")
+    return Namespace(class_path=option, init_args=Namespace())  # type: ignore[no-untyped-call]  # jsonargparse's own
 
 
 def _run_folders(config: Namespace) -> Sequence[Path]:

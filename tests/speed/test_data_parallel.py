@@ -16,9 +16,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from two_processes import run_on_two_processes
 
 from facelit import FacelitError
+from facelit.cli_training import FacelitCLI, main
 from facelit.distributed import rank
 from facelit.heads import CenterLossHead
 from facelit.speed import FaceDDP
+
+ROOT = Path(__file__).resolve().parents[2]
 
 STEPS, ACCUMULATE, BATCH = 6, 2, 6
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -150,3 +153,25 @@ def test_typed_on_the_command_line() -> None:
 def test_other_values_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(FacelitError, match=message):
         FaceDDP(**options)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("facelit.speed.FaceDDP", "made a FaceDDP"),
+        ("facelit.speed.FaceDP", "there is no class facelit.speed.FaceDP"),
+        ("nosuch.FaceDDP", "there is no class nosuch.FaceDDP"),
+        ("facelit.heads.SoftmaxHead", "is no strategy"),
+    ],
+)
+def test_named_without_options(
+    strategy: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(cli: FacelitCLI) -> None:
+        raise FacelitError(f"made a {type(cli.config_init['fit'].trainer.strategy).__name__}")
+
+    monkeypatch.setattr(FacelitCLI, "instantiate_trainer", stop)
+    configs = [f"--config={ROOT / 'configs' / name}" for name in ("center.yaml", "demo.yaml")]
+    with pytest.raises(SystemExit):
+        main(["fit", *configs, "--trainer.accelerator=cpu", f"--trainer.strategy={strategy}"])
+    assert message in capsys.readouterr().err
