@@ -50,7 +50,7 @@ def measure_matrix_rate(
     rates = []
     for size in sizes or _SIZES.get(device.type, _SIZES["cpu"]):
         left, right, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
-        times = [seconds_of(lambda: torch.mm(left, right, out=out), device) for _ in range(repeats + 1)]  # noqa: B023
+        times = [seconds_of(lambda: torch.mm(left, right, out=out), device) for _ in range(repeats + 1)]  # noqa: B023  # called at once
         rates.append(MatrixRate(2 * size**3 / min(times[1:]), size))
     return max(rates)
 

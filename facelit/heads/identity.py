@@ -129,7 +129,7 @@ class IdentityHead(Head):
         def move(tensor: Tensor) -> Tensor:
             try:
                 return fn(tensor)
-            except NotImplementedError:
+            except NotImplementedError:  # torch's own, for a tensor without memory
                 # Lightning moves the model to the CPU after any error, also before it was configured.
                 if tensor.is_meta:
                     return tensor
