@@ -157,17 +157,35 @@ class Job:
         """As in messages."""
         return f"{self.row}, {self.split.name}"
 
+    @property
+    def tests(self) -> tuple[bool, ...]:
+        """`verification.flip_average` of each test; raw pixels have one test, without."""
+        return (False, True) if self.options else (False,)
+
     def result(self) -> dict[str, Any] | None:
-        """What was found, if the job was done."""
+        """What was found, if the job was done, with all its tests."""
+        if not all(self._scores_file(flip_average).is_file() for flip_average in self.tests):
+            return None
         found: dict[str, Any] | None = _read_json(self.folder / "result.json")
         return found
 
-    def scores(self) -> Scores:
+    def scores(self, flip_average: bool = False) -> Scores:
         """The scores of a job that was done."""
-        with np.load(self.folder / "scores.npz") as arrays:
+        with np.load(self._scores_file(flip_average)) as arrays:
             return Scores(arrays["scores"], arrays["is_same"], arrays["halves"])
 
-    def command(self, subcommand: str) -> list[str]:
+    def keep(self, scores: Scores, flip_average: bool) -> None:
+        """Writes the scores of a test."""
+        np.savez_compressed(self._scores_file(flip_average), **scores._asdict())
+
+    def _scores_file(self, flip_average: bool) -> Path:
+        return self.folder / f"scores{'-flip-average' * flip_average}.npz"
+
+    def tested(self, flip_average: bool) -> Path:
+        """Folder of a test's log."""
+        return self.folder / f"testing{'-flip-average' * flip_average}"
+
+    def command(self, subcommand: str, flip_average: bool = False) -> list[str]:
         """`fit`, which goes on at the last epoch where there is one and sees no tested pair; or `validate`."""
         training = {f"data.train.{name}": value for name, value in self.split.excluded().items()}
         options: Options = {"data.train": "facelit.data.IdentityFolder", "data.train.root": str(self.split.crops)}
@@ -176,7 +194,7 @@ class Job:
             "trainer.logger": "TensorBoardLogger",
             "trainer.logger.save_dir": str(self.folder.parent),
             "trainer.logger.name": self.folder.name,
-            "trainer.logger.version": "training" if subcommand == "fit" else "testing",
+            "trainer.logger.version": "training" if subcommand == "fit" else self.tested(flip_average).name,
             "trainer.enable_progress_bar": False,
             "trainer.enable_model_summary": False,
         }
@@ -184,6 +202,7 @@ class Job:
             where = {"root": str(self.split.crops), "pairs": str(self.folder / "pairs.txt")}
             sets = {"lfw": {"class_path": "facelit.data.PairsFolder", "init_args": where}}
             options |= {"data.verification": sets, "verification.save_scores": True, "verification.hardest_pairs": 0}
+            options["verification.flip_average"] = flip_average
         if subcommand == "validate" or self.checkpoint.is_file():
             options["ckpt_path"] = str(self.checkpoint)
         return [os.path.relpath(ROOT / "main.py"), subcommand, *as_arguments(options)]
@@ -244,15 +263,15 @@ class Runner:
             start = perf_counter()
             people, crops, commands, seconds = 0, 0, [], 0.0
             if not job.options:
-                scores = raw_pixel_scores(job.split.crops, halves)
+                job.keep(raw_pixel_scores(job.split.crops, halves), False)
                 seconds = perf_counter() - start
             else:
                 people, crops = job.split.training_set(job.options["data.train.min_images_per_identity"])
                 commands = [self._train(job)]
                 seconds = _read_json(job.folder / "trained.json")["seconds"]
-                commands.append(self._execute(job, "validate"))
-                scores = read_scores(job.folder / "testing" / "lfw-scores.tsv")
-            np.savez_compressed(job.folder / "scores.npz", **scores._asdict())
+                for flip_average in job.tests:
+                    commands.append(self._execute(job, "validate", flip_average))
+                    job.keep(read_scores(job.tested(flip_average) / "lfw-scores.tsv"), flip_average)
             found = {"row": job.row, "split": job.split.name, "people": people, "crops": crops, "seconds": seconds}
             found |= {"threads": job.threads, "options": job.options, "commands": commands}
             _write_json(job.folder / "result.json", found)
@@ -275,8 +294,8 @@ class Runner:
             _write_json(state_file, state)
         return list(state["command"])
 
-    def _execute(self, job: Job, subcommand: str) -> list[str]:
-        command = job.command(subcommand)
+    def _execute(self, job: Job, subcommand: str, flip_average: bool = False) -> list[str]:
+        command = job.command(subcommand, flip_average)
         with job.log.open("ab") as log, self._lock:
             if self._stopped:
                 raise FacelitError("stopped.")

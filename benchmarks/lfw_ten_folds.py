@@ -9,7 +9,8 @@ scored by its own model: View 2's rule, with a model for each fold. (The other f
 nothing but that one number comes from them.) Where one fold is asked for, it is cut in two halves, the first half of its
 genuine pairs with the first half of its impostor pairs, and each half is tested at the threshold of the other. The standard
 error is View 2's over ten folds, sample deviation / sqrt(10), and sqrt(p (1 - p) / pairs) over fewer. AUC, EER and TAR are of the
-scores of all tested folds together.
+scores of all tested folds together. Each model is tested twice: on embeddings of the crops, and (flip average) on the means of
+a crop's embedding and its mirror image's.
 
 --view1 trains on everybody but the people of peopleDevTest.txt (which leaves those of peopleDevTrain.txt) and tests on
 pairsDevTest.txt: recipes are chosen there, never on View 2.
@@ -53,6 +54,9 @@ class Figures(NamedTuple):
     accuracy: float
     standard_error: float
     result: VerificationResult
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.4f} ± {self.standard_error:.4f}"
 
 
 def summarise(folds: Sequence[Scores]) -> Figures:
@@ -113,12 +117,14 @@ def report(rows: Mapping[str, list[Job]], arguments: argparse.Namespace) -> None
     what = "LFW View 1" if arguments.view1 else "LFW View 2, trained on the other nine folds"
     print()
     print_header(f"{what}; seed {arguments.seed}; {' '.join(arguments.override)}".rstrip("; "), facts)
-    columns = ["row", "accuracy", "AUC", "EER", "TAR@FAR 1e-2", "tested on", "people / crops", "minutes"]
+    columns = ["row", "accuracy", "AUC", "EER", "TAR@FAR 1e-2", "flip average", "AUC", "tested on"]
+    columns += ["people / crops", "minutes"]
     print_table(columns, [_table_row(row, figures[row], jobs) for row, jobs in done.items()])
     if missing := [job.name for jobs in rows.values() for job in jobs if job.result() is None]:
         print(f"\nNot done yet: {'; '.join(missing)}")
     name = "view-1" if arguments.view1 else "view-2"
-    figure = roc_picture(figures, f"{what}\n{_tested(next(iter(done.values())))}")
+    folds = sorted({_tested(jobs) for jobs in done.values()})
+    figure = roc_picture(figures, what if arguments.view1 else f"{what}; tested on {' or '.join(folds)}")
     figure.savefig(arguments.out / f"roc-{name}.png", dpi=130)
     contents = {row: _as_json(figures[row], jobs) for row, jobs in done.items()}
     path = arguments.json or arguments.out / f"results-{name}.json"
@@ -129,12 +135,15 @@ def report(rows: Mapping[str, list[Job]], arguments: argparse.Namespace) -> None
 def _table_row(row: str, figures: Figures, jobs: Sequence[Job]) -> list[str]:
     found = [job.result() or {} for job in jobs]
     tar = figures.result.tar_at_far.get(1e-2)
+    flipped = None if row == RAW_PIXELS else summarise([job.scores(flip_average=True) for job in jobs])
     return [
         row,
-        f"{figures.accuracy:.4f} ± {figures.standard_error:.4f}",
+        str(figures),
         f"{figures.result.auc:.4f}",
         f"{figures.result.eer:.4f}",
         f"{tar.tar:.3f}" if tar else "-",
+        str(flipped) if flipped else "-",
+        f"{flipped.result.auc:.4f}" if flipped else "-",
         _tested(jobs),
         "-" if row == RAW_PIXELS else f"{_range(found, 'people')} / {_range(found, 'crops')}",
         f"{sum(one['seconds'] for one in found) / 60:.1f}",
@@ -164,7 +173,11 @@ def _as_json(figures: Figures, jobs: Sequence[Job]) -> dict[str, Any]:
             folds.values(), result.fold_accuracies, result.fold_thresholds, strict=True
         ):
             fold |= {"accuracy": float(accuracy), "threshold": float(threshold)}
-    return {**result.as_dict(), "accuracy_se": figures.standard_error, "folds": folds}
+    found = {**result.as_dict(), "accuracy_se": figures.standard_error, "folds": folds}
+    if all(True in job.tests for job in jobs):
+        flipped = summarise([job.scores(flip_average=True) for job in jobs])
+        found["flip_average"] = {**flipped.result.as_dict(), "accuracy_se": flipped.standard_error}
+    return found
 
 
 def roc_picture(figures: Mapping[str, Figures], title: str) -> Figure:

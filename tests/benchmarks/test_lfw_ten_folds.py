@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -267,13 +268,24 @@ def test_fit_sees_no_tested_pair(tiny_lfw, tmp_path):
     assert "--data.verification" in job.command("validate")
 
 
+def test_a_fold_is_done_when_both_tests_are(tiny_lfw, tmp_path):
+    job = make_job(tiny_lfw, tmp_path / "out", 2)
+    job.folder.mkdir(parents=True)
+    (job.folder / "result.json").write_text("{}")
+    job.keep(scored([0.5], [0.25]), flip_average=False)
+    assert job.result() is None
+    job.keep(scored([0.75], [0.25]), flip_average=True)
+    assert job.result() == {}
+    assert [job.scores(flip_average).scores.tolist() for flip_average in job.tests] == [[0.5, 0.25], [0.75, 0.25]]
+
+
 def test_a_fold_that_fails_leaves_the_others_be(tiny_lfw, tmp_path, monkeypatch, capsys):
     scores = "fold\tsame\tscore\tfirst\tsecond\n1\t1\t0.5\ta\tb\n2\t0\t-0.25\tc\td\n"
 
-    def command(job: Job, subcommand: str) -> list[str]:
+    def command(job: Job, subcommand: str, flip_average: bool = False) -> list[str]:
         if job.split.fold == 1:
             return ["-c", "print('out of luck'); raise SystemExit(3)"]
-        path = job.folder / "testing" / "lfw-scores.tsv"
+        path = job.tested(flip_average) / "lfw-scores.tsv"
         return [
             "-c",
             f"import pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(exist_ok=True); p.write_text({scores!r})",
@@ -287,8 +299,10 @@ def test_a_fold_that_fails_leaves_the_others_be(tiny_lfw, tmp_path, monkeypatch,
     found = jobs[1].result()
     assert found is not None
     assert (found["people"], found["crops"], found["split"]) == (4, 24, "fold-02")
-    kept = jobs[1].scores()
-    assert (kept.scores.tolist(), kept.is_same.tolist(), kept.halves.tolist()) == ([0.5, -0.25], [True, False], [0, 1])
+    for flip_average in (False, True):
+        kept = jobs[1].scores(flip_average)
+        assert kept.scores.tolist() == [0.5, -0.25]
+        assert (kept.is_same.tolist(), kept.halves.tolist()) == ([True, False], [0, 1])
 
 
 def test_two_programs_do_not_train_the_same_fold(tiny_lfw, tmp_path):
@@ -323,8 +337,14 @@ def test_a_fold_from_end_to_end_and_once_only(tiny_lfw, tmp_path, monkeypatch, c
     assert (fold["people"], fold["crops"], fold["options"]["seed_everything"]) == (4, 24, 0)
     assert fold["commands"][0][:3] == ["python", fold["commands"][0][1], "fit"]
     folder = next((out / "vgg16bn-center").iterdir()) / "fold-02"
-    assert np.array_equal(
-        np.load(folder / "scores.npz")["scores"], read_scores(folder / "testing" / "lfw-scores.tsv").scores
+    kept = []
+    for name, command in zip(("", "-flip-average"), fold["commands"][1:], strict=True):
+        kept.append(np.load(folder / f"scores{name}.npz")["scores"])
+        assert np.array_equal(kept[-1], read_scores(folder / f"testing{name}" / "lfw-scores.tsv").scores)
+        assert command[command.index("--verification.flip_average") + 1] == ("true" if name else "false")
+    assert not np.array_equal(*kept)
+    assert figures["vgg16bn-center"]["flip_average"]["auc"] == pytest.approx(
+        roc_auc_score([1, 1, 0, 0] * 2, kept[1]), abs=1e-9
     )
     trained = yaml.safe_load((folder / "training" / "config.yaml").read_text())
     assert trained["data"]["train"]["init_args"]["exclude_folds"] == [2]
