@@ -19,10 +19,10 @@ Options = dict[str, Any]
 
 RAW_PIXELS = "raw-pixels"
 
-# As configs/lfw.yaml over configs/center.yaml: a test compares.
+# As configs/lfw.yaml over configs/center.yaml: a test compares. A backbone or a head may want something else.
 RECIPE: Options = {
     "model.optimizer": "torch.optim.SGD",
-    "model.optimizer.lr": 0.05,
+    "model.optimizer.lr": 0.02,
     "model.optimizer.momentum": 0.9,
     "model.optimizer.weight_decay": 5e-4,
     "model.lr_scheduler": "facelit.optim.WarmupCosine",
@@ -32,7 +32,6 @@ RECIPE: Options = {
     "data.batch_size": 32,
     "data.augmentation": "facelit.data.Augmentation",
     "data.augmentation.flip": 0.5,
-    "trainer.max_epochs": 16,
     "trainer.gradient_clip_val": 5.0,
 }
 
@@ -41,8 +40,10 @@ BACKBONES: dict[str, Options] = {
         "model.backbone": "facelit.backbones.VGG16",
         "model.backbone.batch_norm": True,
         "model.backbone.width": 0.125,
+        "model.backbone.neck": "standard",
         "model.backbone.dropout": 0.0,
         "model.backbone.embedding_dim": 512,
+        "trainer.max_epochs": 8,
     },
     "iresnet18": {
         "model.backbone": "facelit.backbones.IResNet",
@@ -51,6 +52,10 @@ BACKBONES: dict[str, Options] = {
         "model.backbone.width": 0.25,
         "model.backbone.dropout": 0.0,
         "model.backbone.embedding_dim": 512,
+        # 1.6 times as fast on a CPU; nothing else changes.
+        "model.compile": True,
+        # An image takes twice the time of vgg16bn's.
+        "trainer.max_epochs": 6,
     },
 }
 
@@ -70,6 +75,7 @@ HEADS: dict[str, Options] = {
         "model.head.scale": 32.0,
         "model.head.margin": 0.3,
         "model.head.margin_ramp": 0,
+        "model.optimizer.lr": 0.05,
     },
 }
 HEADS["arcface-center"] = HEADS["arcface"] | {"model.head.center.weight": 0.001, "model.head.center.alpha": 0.5}
@@ -82,6 +88,7 @@ REMOVALS: dict[str, Options] = {
     "no-weight-decay": {"model.optimizer.weight_decay": 0.0},
     "no-momentum": {"model.optimizer.momentum": 0.0},
     "no-batch-norm": {"model.backbone.batch_norm": False},
+    "no-neck": {"model.backbone.neck": None},
     "no-minimum": {"data.train.min_images_per_identity": 1},
 }
 """What stands for a part of the recipe that is left out."""
@@ -106,7 +113,7 @@ def row_options(name: str) -> Options:
             raise FacelitError(f"--rows: {RAW_PIXELS} has no parts to leave out.")
         return {}
     backbone, head = base.split("-", 1)
-    options = BACKBONES[backbone] | HEADS[head] | RECIPE
+    options = RECIPE | BACKBONES[backbone] | HEADS[head]
     for removal in removals:
         if removal not in REMOVALS:
             raise FacelitError(f"--rows: {name}: --{removal} is none of --{', --'.join(REMOVALS)}.")
