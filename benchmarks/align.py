@@ -212,7 +212,7 @@ def temporary_folder() -> Iterator[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "lfw")
+    parser.add_argument("--root", type=Path, default=Path("datasets/lfw"))
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of the whole work; 0 leaves it out")

@@ -27,6 +27,18 @@ from facelit.errors import FacelitError
 from facelit.storage.pairs_file import ImageKey, Pair, find_image, read_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
+OWN_OPTIONS = (
+    *(
+        "data.train.root",
+        "data.train.exclude_",
+        "data.verification",
+        "data.num_workers",
+        "verification.",
+        "checkpoint.",
+    ),
+    *("trainer.logger", "trainer.enable_", "ckpt_path"),
+)
+"""Beginnings of the options that `Job.command` sets itself."""
 
 
 class Scores(NamedTuple):

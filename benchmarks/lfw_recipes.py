@@ -48,7 +48,6 @@ BACKBONES: dict[str, Options] = {
     "iresnet18": {
         "model.backbone": "facelit.backbones.IResNet",
         "model.backbone.depth": 18,
-        # Not an eighth: torch 2.15 crashes on a CPU in the backward pass of a 1x1 convolution of stride 2 with 8 input channels.
         "model.backbone.width": 0.25,
         "model.backbone.dropout": 0.0,
         "model.backbone.embedding_dim": 512,

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lfw_jobs import Job, Runner, Scores, Split
+from lfw_jobs import OWN_OPTIONS, Job, Runner, Scores, Split
 from lfw_recipes import RAW_PIXELS, Options, parse_overrides, row_names, row_options, with_changes
 from matplotlib.figure import Figure
 from reporting import machine, print_header, print_table, write_json
@@ -78,7 +78,10 @@ def settings(row: str, arguments: argparse.Namespace) -> Options:
     changes = {"model.backbone.width": arguments.width, "trainer.max_epochs": arguments.epochs}
     options = with_changes(options, {key: value for key, value in changes.items() if value is not None})
     options |= {"seed_everything": arguments.seed, "trainer.precision": arguments.precision}
-    return with_changes(options, parse_overrides(arguments.override))
+    overrides = parse_overrides(arguments.override)
+    if own := [key for key in overrides if key.startswith(OWN_OPTIONS)]:
+        raise FacelitError(f"--override {own[0]}: the comparison sets that itself.")
+    return with_changes(options, overrides)
 
 
 def make_jobs(arguments: argparse.Namespace) -> dict[str, list[Job]]:
@@ -214,24 +217,35 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lfw", type=Path, default=Path("datasets/lfw"))
     parser.add_argument("--rows", nargs="+", default=row_names(), metavar="ROW", help="all; see --list")
-    parser.add_argument(
-        "--folds", nargs="+", type=int, choices=ALL_FOLDS, default=ALL_FOLDS, metavar="K", help="1 to 10"
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
+        "--folds",
+        nargs="+",
+        type=int,
+        choices=ALL_FOLDS,
+        default=ALL_FOLDS,
+        metavar="K",
+        help="1 to 10; all by default",
     )
-    parser.add_argument("--view1", action="store_true", help="View 1 instead of folds of View 2")
+    split.add_argument("--view1", action="store_true", help="View 1 instead of folds of View 2")
     parser.add_argument("--out", type=Path, default=Path("runs/lfw-ten-folds"))
     parser.add_argument("--width", type=float, help="of the backbones, instead of the rows' own")
     parser.add_argument("--epochs", type=int, help="instead of the rows' own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="32-true")
-    parser.add_argument(
-        "--override", nargs="+", default=[], metavar="KEY=VALUE", help="any option of `fit`, for all rows"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="of each training")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="options of `fit`, for all rows")
+    parser.add_argument("--threads", type=_positive, default=1, help="of each training")
+    parser.add_argument("--jobs", type=_positive, default=1, help="trainings side by side")
     parser.add_argument("--list", action="store_true", help="print the rows' settings, and train nothing")
     parser.add_argument("--no-train", action="store_true", help="report what is done so far, and train nothing")
     parser.add_argument("--json", type=Path, help="where the figures go; by default below --out")
     return parser
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
 
 
 def _interrupt(*_: object) -> None:
@@ -242,6 +256,8 @@ def _interrupt(*_: object) -> None:
 def main() -> int:
     arguments = make_parser().parse_args()
     try:
+        if arguments.json and not arguments.json.resolve().parent.is_dir():
+            raise FacelitError(f"--json {arguments.json}: there is no folder {arguments.json.parent}.")
         rows = make_jobs(arguments)
         if arguments.list:
             print_rows(rows)

@@ -97,6 +97,23 @@ def test_names_of_classes_may_be_short(capsys: pytest.CaptureFixture[str], monke
     assert config["data"]["train"]["class_path"] == "facelit.data.SyntheticFaces"
 
 
+@pytest.mark.parametrize("file", ["center", "triplet"])
+def test_another_backbone_does_not_take_over_vgg16s_dropout(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = ["fit", "--config", f"configs/{file}.yaml"]
+    backbone = printed_config(capsys, *arguments)["model"]["backbone"]
+    assert backbone["init_args"]["dropout"] == 0.5
+    for name, options, default in (
+        ("TorchvisionBackbone", ["--model.backbone.name", "resnet50"], None),
+        ("TimmBackbone", ["--model.backbone.name", "resnet50"], None),
+        ("IResNet", [], 0.0),
+    ):
+        backbone = printed_config(capsys, *arguments, "--model.backbone", name, *options)["model"]["backbone"]
+        assert backbone["init_args"]["dropout"] == default
+
+
 @pytest.mark.parametrize("optimizer", ["Adam", "Adagrad", "AdamW", "SGD"])
 def test_optimizers_go_by_their_names(
     optimizer: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -159,6 +159,7 @@ WRONG_OPTIONS = [
     (["--model.optimizer", "Adagrat"], ["Adagrat", "Adagrad"]),
     (["--data.batch_size", "many"], ["data.batch_size", "int", "many"]),
     (["--data.batch_size", "1000"], ["batch_size", "48 images"]),
+    (["--data.eval_batch_size", "0"], ["data.eval_batch_size", "at least 1"]),
     (["--data.verification.tiny.rot", "x"], ["rot", "root"]),
     (["--config", "nowhere.yaml"], ["nowhere.yaml", "not found"]),
     (["--model.lr_interval", "hour"], ["lr_interval", "hour"]),

@@ -99,7 +99,7 @@ def make_neck(
         features: C.
         embedding_dim: D.
         neck: "standard", or None for a linear layer.
-        dropout: of the standard neck; None is 0.
+        dropout: of the standard neck; None is 0, which goes without it too.
 
     Raises:
         FacelitError: if there is no such neck, or there is dropout without it.
@@ -107,7 +107,7 @@ def make_neck(
     check_neck(backbone, neck)
     if neck == "standard":
         return EmbeddingNeck(features, embedding_dim, dropout or 0.0)
-    if dropout is not None:
+    if dropout:
         raise FacelitError(f"{backbone}: dropout is the standard neck's: add neck: standard, or leave it away")
     return nn.Linear(features, embedding_dim)
 

@@ -72,7 +72,7 @@ class FaceDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_options(num_workers, on_bad_image, max_bad_share)
+        _check_options(eval_batch_size, num_workers, on_bad_image, max_bad_share)
         self.train = train
         self.verification: Mapping[str, VerificationSource] = verification or {}
         self.predict = predict
@@ -254,7 +254,9 @@ class FaceDataModule(LightningDataModule):
         }
 
 
-def _check_options(num_workers: int, on_bad_image: str, max_bad_share: float) -> None:
+def _check_options(eval_batch_size: int, num_workers: int, on_bad_image: str, max_bad_share: float) -> None:
+    if eval_batch_size < 1:
+        raise FacelitError(f"data.eval_batch_size must be at least 1, got {eval_batch_size}.")
     if num_workers < 0:
         raise FacelitError(f"data.num_workers must be at least 0 (0 reads in the main process), got {num_workers}.")
     if on_bad_image not in get_args(OnBadImage):

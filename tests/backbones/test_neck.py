@@ -78,7 +78,7 @@ def test_dropout_acts_between_the_norm_and_the_linear_layer() -> None:
 
 
 def test_the_choice_of_a_neck() -> None:
-    assert type(make_neck("B", 5, 4, None, None)) is nn.Linear
+    assert type(make_neck("B", 5, 4, None, None)) is type(make_neck("B", 5, 4, None, 0.0)) is nn.Linear
     neck = make_neck("B", 5, 4, "standard", 0.4)
     assert isinstance(neck, EmbeddingNeck)
     assert neck.dropout.p == 0.4

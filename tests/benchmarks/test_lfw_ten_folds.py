@@ -368,5 +368,17 @@ def test_list_and_mistakes(monkeypatch, capsys):
     assert "    data.augmentation.flip 0.0\n" in printed
     assert "    seed_everything 3\n" in printed
     assert "$ OMP_NUM_THREADS=1 python" in printed
-    assert call(monkeypatch, "--rows", "vgg") == 2
-    assert "error: --rows: there is no row vgg." in capsys.readouterr().err
+    for arguments, message in (
+        (["--rows", "vgg"], "error: --rows: there is no row vgg."),
+        (
+            ["--list", "--override", "data.num_workers=2"],
+            "--override data.num_workers: the comparison sets that itself.",
+        ),
+        (["--list", "--json", "nowhere/x.json"], "there is no folder nowhere."),
+    ):
+        assert call(monkeypatch, *arguments) == 2
+        assert message in capsys.readouterr().err
+    for arguments, message in ((["--jobs", 0], "0 is less than 1"), (["--view1", "--folds", 9], "not allowed with")):
+        with pytest.raises(SystemExit, match="2"):
+            call(monkeypatch, *arguments)
+        assert message in capsys.readouterr().err
