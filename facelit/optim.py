@@ -84,6 +84,16 @@ def _apply_recording(centers: Tensor, recording: _Recording, alpha: float) -> No
     move_centers(centers, all_labels, all_embeddings, alpha)
 
 
+def check_alpha(alpha: float) -> None:
+    """Refuses a share of the way that centers cannot go.
+
+    Raises:
+        ValueError: if alpha is not above 0 and up to 1.
+    """
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha must be above 0 and up to 1, not {alpha}")
+
+
 class CenterSGD(torch.optim.Optimizer):
     """Moves the centers of center loss by its own rule, eq. 4 of [1], instead of by a gradient.
 
@@ -99,20 +109,19 @@ class CenterSGD(torch.optim.Optimizer):
 
     Args:
         params: the centers, ``CenterLoss.centers``, as for any torch optimizer.
-        alpha: the share of the way that a center goes, > 0; 0.5 in the paper.
+        alpha: the share of the way that a center goes, above 0 and up to 1, as in the paper; 0.5 there.
 
     Raises:
-        ValueError: if alpha is not positive.
+        ValueError: if alpha is outside that range, beyond which centers may oscillate ever more.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], alpha: float = 0.5) -> None:
-        if not alpha > 0:
-            raise ValueError(f"alpha must be positive, not {alpha}")
         super().__init__(params, {"alpha": alpha})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds centers to the optimizer, with their own alpha if the group has one."""
         super().add_param_group(param_group)
+        check_alpha(self.param_groups[-1]["alpha"])
         for centers in self.param_groups[-1]["params"]:
             _start_recording(centers)
 

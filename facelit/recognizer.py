@@ -125,7 +125,10 @@ class FaceRecognizer(LightningModule):
         embeddings = self(batch.images)
         logs = self._logs_at(batch_idx)
         with global_batch(batch.global_size), metrics_wanted(logs):
-            output = self.head(embeddings, batch.labels)
+            try:
+                output = self.head(embeddings, batch.labels)
+            except ValueError as error:  # of a backbone or data of one's own: no width or label that the head knows
+                raise FacelitError(f"model.head {type(self.head).__name__}: {error}") from error
         if logs:
             self._log_metrics(output.loss, output.metrics, len(batch.labels))
         loss: Tensor = output.loss
@@ -143,7 +146,8 @@ class FaceRecognizer(LightningModule):
         """Gives a sharded head the identities of this process, now that the processes know each other."""
         if not self.head.sharded or not any(parameter.is_meta for parameter in self.head.parameters()):
             return
-        if self.trainer.world_size > 1:
+        # load_from_checkpoint comes here without a trainer.
+        if self._trainer is not None and self._trainer.world_size > 1:
             self._refuse_sharding()
         self.head.shard()
         # Read by DistributedDataParallel: these are neither the same on all processes, nor to be averaged over them.

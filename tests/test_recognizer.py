@@ -265,6 +265,11 @@ def test_from_python_with_a_plain_trainer(tmp_path: Path, plain: tuple[FaceRecog
         torch.testing.assert_close(again(images), model.backbone(images), rtol=1e-4, atol=1e-5)
 
 
+def test_labels_that_the_head_does_not_know_are_named(tmp_path: Path, crops: Path) -> None:
+    with pytest.raises(FacelitError, match=r"model\.head CenterLossHead: label \d is out of range"):
+        fit_plainly(recognizer(num_identities=2), tmp_path, crops, max_steps=1)
+
+
 def test_an_unknown_interval_is_refused() -> None:
     with pytest.raises(Exception, match=r"model\.lr_interval must be 'epoch' or 'step', not 'hour'"):
         FaceRecognizer(VGG16(16, width=0.01), CenterLossHead(8, 16), lr_interval="hour")

@@ -216,6 +216,14 @@ def test_what_a_sharded_head_does_not_go_with(options: dict[str, Any], message: 
         model.configure_model()
 
 
+def test_rows_are_made_without_a_trainer_too() -> None:
+    """As load_from_checkpoint asks for it."""
+    model = FaceRecognizer(nn.Linear(6, DIM), make_head("arcface", sharded=True))
+    model.configure_model()
+    assert model.head.weight.shape == (IDENTITIES, DIM)
+    assert not model.head.weight.is_meta
+
+
 def test_an_error_before_identities_are_shared_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lightning then moves the model to the CPU, rows without memory among it."""
     config = make_run(tmp_path, model__head=HEAD, trainer__val_check_interval=1000)

@@ -133,6 +133,7 @@ def check_labels(labels: Tensor, num_identities: int) -> None:
         raise ValueError(f"labels must be integers, not {labels.dtype}")
     if labels.device.type != "cpu" or not labels.numel():
         return
+    labels = labels.long()  # torch has no minimum of wide unsigned integers
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_identities:
         wrong = low if low < 0 else high

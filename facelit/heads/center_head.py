@@ -14,7 +14,7 @@ class CenterLossHead(SoftmaxHead):
         embedding_dim: the length of an embedding, D.
         weight: the weight of the center loss, lambda in the paper; see :class:`~facelit.heads.CenterLoss` for converting
             one.
-        alpha: the share of the way that a center goes in a step; it depends neither on the weight nor on the
+        alpha: the share of the way that a center goes in a step, up to 1; it depends neither on the weight nor on the
             learning rate.
         bias: whether the softmax's linear layer has a bias.
         label_smoothing: the share of the softmax target that is spread over all identities, from 0 to 1.
@@ -22,7 +22,7 @@ class CenterLossHead(SoftmaxHead):
         sample_rate: the share of the identities that a training batch is compared with; 1 for all.
 
     Raises:
-        ValueError: if a size or alpha is not positive, weight is negative, or a share is outside its range.
+        ValueError: if a size is not positive, weight is negative, or alpha or another share is outside its range.
     """
 
     def __init__(

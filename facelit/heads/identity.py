@@ -18,7 +18,7 @@ from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels,
 from facelit.heads.center import CenterLoss
 from facelit.heads.identity_logits import IdentityLogits, identity_logits
 from facelit.heads.rows import Rows, draw_rows, own_rows, random_seed
-from facelit.optim import CenterSGD
+from facelit.optim import CenterSGD, check_alpha
 
 
 @dataclass
@@ -27,7 +27,8 @@ class CenterTerm:
 
     Args:
         weight: the weight of the center loss, lambda in the paper; see :class:`~facelit.heads.CenterLoss`.
-        alpha: the share of the way that a center goes in a step; it depends neither on the weight nor on the learning rate.
+        alpha: the share of the way that a center goes in a step, up to 1; it depends neither on the weight nor on the
+            learning rate.
     """
 
     weight: float = 0.003
@@ -36,8 +37,7 @@ class CenterTerm:
     def __post_init__(self) -> None:
         if not self.weight >= 0:
             raise ValueError(f"weight must not be negative, but is {self.weight}")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha must be positive, not {self.alpha}")
+        check_alpha(self.alpha)
 
 
 class IdentityHead(Head):

@@ -69,6 +69,12 @@ class MetricLearningHead(Head):
         self.loss = builder.build(loss, loss_args or {}, "losses", "loss")
         if "labels" not in inspect.signature(self.loss.forward).parameters:
             raise FacelitError(f"MetricLearningHead's loss: {type(self.loss).__name__} does not look at identities.")
+        if any(type(module).__name__ == "DynamicSoftMarginLoss" for module in self.loss.modules()):
+            # Its second step would go back through the graph of the first; and no checkpoint would hold its histogram.
+            raise FacelitError(
+                "MetricLearningHead's loss: DynamicSoftMarginLoss cannot be trained with: the package's histogram keeps the"
+                " last batch's graph."
+            )
         if miner is None and miner_args:
             raise FacelitError("MetricLearningHead has miner_args, but no miner: name one, or leave them out.")
         self.miner = None if miner is None else builder.build(miner, miner_args or {}, "miners", "miner")
@@ -116,7 +122,9 @@ class MetricLearningHead(Head):
             mined: Sequence[Tensor] | None = None if self.miner is None else self.miner(embeddings, labels)
             part = self.loss
             loss = self.loss(embeddings, labels, mined)
-        except (ValueError, AssertionError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, AssertionError, IndexError, TypeError, RuntimeError) as error:
             # Most of the package's checks are assertions without a word.
             reason = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
             mining = f" with {type(self.miner).__name__}" if part is self.loss and self.miner is not None else ""
@@ -280,7 +288,8 @@ def _classes(rooms: Iterable[str]) -> dict[str, type[nn.Module]]:
             f'MetricLearningHead: the package {error.name} is not installed: pip install "facelit[metric-learning]"'
         ) from None
     found = [item for module in modules for item in vars(module).items() if inspect.isclass(item[1])]
-    return {name: cls for name, cls in found if issubclass(cls, nn.Module) and not name.startswith("Base")}
+    abstract = ("Base", "GenericPairLoss")
+    return {name: cls for name, cls in found if issubclass(cls, nn.Module) and not name.startswith(abstract)}
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -120,12 +120,12 @@ def take_drawn(distances: Tensor, labels: Tensor, margin: float) -> Mined:
     """The triplets that a sampler drew: the batch is anchor, positive, negative, anchor, positive, ...
 
     Raises:
-        FacelitError: if the labels are not in that order.
+        FacelitError: if the labels are not in that order; on a GPU it is looked for when metrics are logged.
     """
     triplets = labels.view(-1, 3) if len(labels) % 3 == 0 else None
-    # On the CPU only: a GPU would have to wait for the answer at every step.
+    # A GPU has to wait for the answer, which it does for the metrics anyway.
     if triplets is None or (
-        labels.device.type == "cpu"
+        (labels.device.type == "cpu" or wants_metrics())
         and not bool(((triplets[:, 0] == triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])).all())
     ):
         raise FacelitError(
@@ -192,7 +192,8 @@ class TripletHead(Head):
             there are none) and embedding_norm.
 
         Raises:
-            FacelitError: if mining is "random" and the batch is not in the order of drawn triplets.
+            FacelitError: if mining is "random" and the batch is not in the order of drawn triplets; on a GPU
+                it is looked for when metrics are logged.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = all_gather_with_grad(at_least_float32(embeddings))

@@ -152,7 +152,7 @@ def test_a_batch_is_the_mean_of_its_samples(make: Callable[..., IdentityHead]) -
 @pytest.mark.parametrize("make", [*HEADS, CenterLossHead])
 def test_labels_of_any_integer_type(make: Callable[..., IdentityHead]) -> None:
     results = []
-    for dtype in (torch.int64, torch.int8, torch.int16, torch.int32, torch.uint8):
+    for dtype in (torch.int64, torch.int8, torch.int16, torch.int32, torch.uint8, torch.uint16, torch.uint64):
         head, x = make_head(make), make_embeddings()
         loss, metrics = head(x, LABELS.to(dtype))
         loss.backward()
@@ -255,6 +255,6 @@ def test_second_order_is_refused(make: Callable[..., IdentityHead]) -> None:
 
 @pytest.mark.parametrize("make", HEADS)
 def test_the_term_is_checked(make: Callable[..., IdentityHead]) -> None:
-    for options in ({"weight": -1.0}, {"alpha": 0.0}):
+    for options in ({"weight": -1.0}, {"alpha": 0.0}, {"alpha": 1.5}):
         with pytest.raises(ValueError, match=next(iter(options))):
             make(3, 2, center=CenterTerm(**options))

@@ -306,6 +306,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": "SelfSupervisedLoss", "loss_args": {"loss": {"class_path": "NTXentLoss"}}},
         "SelfSupervisedLoss does not look at identities",
     ),
+    "keeps its graph": ({"loss": "DynamicSoftMarginLoss"}, "DynamicSoftMarginLoss cannot be trained with"),
+    "abstract": ({"loss": "GenericPairLoss", "loss_args": {"mat_based_loss": True}}, "has no loss GenericPairLoss"),
     "other size": (
         {"loss": "ArcFaceLoss", "loss_args": {"num_classes": 7}},
         "num_classes is 7, but data and backbone make it 5: leave it out",
@@ -333,6 +335,14 @@ def test_a_miner_that_the_loss_does_not_take() -> None:
     head = make_head(loss="P2SGradLoss", miner="MultiSimilarityMiner")
     with pytest.raises(FacelitError, match=r"P2SGradLoss .* with MultiSimilarityMiner: indices_tuple is not supported"):
         head(*make_batch())
+
+
+def test_what_goes_wrong_inside_the_package_is_told() -> None:
+    """HistogramLoss looks for a bin beyond its last one where two embeddings are equal."""
+    embeddings = torch.eye(4, 3)
+    embeddings[1] = embeddings[0]
+    with pytest.raises(FacelitError, match="HistogramLoss of pytorch_metric_learning refuses this batch: index"):
+        MetricLearningHead("HistogramLoss")(embeddings, torch.tensor([0, 0, 1, 1]))
 
 
 def test_a_reducer_that_does_not_reduce() -> None:

@@ -15,6 +15,7 @@ from two_processes import run_on_two_processes
 from facelit.errors import FacelitError
 from facelit.heads import TripletHead
 from facelit.heads.base import metrics_wanted
+from facelit.heads.triplet import take_drawn
 
 MININGS = ["semihard", "hard", "all", "random"]
 
@@ -198,6 +199,15 @@ def test_a_large_batch_fits(mining: str) -> None:
 def test_random_needs_its_sampler(labels: list[int]) -> None:
     with pytest.raises(FacelitError, match=r"facelit\.data\.RandomTripletSampler"):
         TripletHead(mining="random")(torch.randn(len(labels), 4), torch.tensor(labels))
+
+
+def test_random_asks_a_gpu_for_the_order_when_metrics_are_logged_only() -> None:
+    """The meta device stands for a GPU: it refuses to be asked."""
+    labels, distances = torch.zeros(6, device="meta"), torch.zeros(6, 6, device="meta")
+    with metrics_wanted(False):
+        take_drawn(distances, labels, 0.2)
+    with metrics_wanted(True), pytest.raises(RuntimeError, match="meta"):
+        take_drawn(distances, labels, 0.2)
 
 
 def test_unknown_mining_lists_the_choices() -> None:
