@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +110,20 @@ def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path
         raise FacelitError(f"{path} does not fit {what}: {'; '.join(wrong[:2])}{more}.")
 
 
-def find_checkpoint(which: str, run_folders: Iterable[Path]) -> Path:
+def find_checkpoint(which: str, folders: Sequence[Path]) -> Path:
     """Resolves `last` or `best` to a file.
 
     Args:
         which: "last" for the newest `last.ckpt`, "best" for the best one that its run has kept.
-        run_folders: Folders of runs, each with a folder `checkpoints`.
+        folders: Where checkpoints may lie.
 
     Raises:
         FacelitError: There is none.
     """
-    folders = list(run_folders)
-    candidates = [folder / "checkpoints" / "last.ckpt" for folder in folders]
-    existing = [path for path in candidates if path.is_file()]
+    existing = [path for folder in folders if (path := folder / "last.ckpt").is_file()]
     if not existing:
-        where = f"{folders[0].parent}/*/checkpoints" if folders else "the log folder: it holds no run"
+        several = f"{folders[0].parent.parent}/*/{folders[0].name}" if len(folders) > 1 else ""
+        where = several or (folders[0] if folders else "the log folder: it holds no run")
         raise FacelitError(f"--ckpt_path {which}: there is no last.ckpt in {where}. Name a file, or start without.")
     last = max(existing, key=lambda path: path.stat().st_mtime)
     if which == "last":
@@ -155,7 +154,7 @@ def newest_checkpoint(root: Path | str = "runs") -> Path:
         )
     last = max(lasts, key=lambda path: path.stat().st_mtime)
     try:
-        best = find_checkpoint("best", [last.parent.parent])
+        best = find_checkpoint("best", [last.parent])
     except FacelitError:
         return last
     # A run that was copied has its own beside its last one.

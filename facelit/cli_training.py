@@ -142,7 +142,7 @@ class FacelitCLI(LightningCLI):
 
     def _use_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path in ("last", "best"):
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, _run_folders(config)))
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, _checkpoint_folders(config)))
             rank_zero_info(f"Using {config.ckpt_path}")
         self.checkpoint = read_checkpoint(config.ckpt_path)
         if self.subcommand == "fit":
@@ -229,11 +229,17 @@ def _strategy(option: Any) -> Any:
     return Namespace(class_path=option, init_args=Namespace())  # type: ignore[no-untyped-call]  # jsonargparse's own
 
 
-def _run_folders(config: Namespace) -> Sequence[Path]:
-    """Folders of the runs that the configured logger has written so far."""
+def _logger(config: Namespace) -> Any:
+    """The configured logger; the first of several, whose folder is the run's."""
     logger = config.trainer.logger
     if isinstance(logger, list):
-        logger = logger[0] if logger else None
+        return logger[0] if logger else None
+    return logger
+
+
+def _run_folders(config: Namespace) -> Sequence[Path]:
+    """Folders of the runs that the configured logger has written so far."""
+    logger = _logger(config)
     if logger is False:
         return [Path(config.trainer.default_root_dir or ".")]
     settings = getattr(logger, "init_args", None)
@@ -242,13 +248,21 @@ def _run_folders(config: Namespace) -> Sequence[Path]:
     return sorted(Path(save_dir, name).glob("*/"))
 
 
+def _checkpoint_folders(config: Namespace) -> Sequence[Path]:
+    """Where `last.ckpt` may lie: the folder that was named, or those of the runs."""
+    if config.checkpoint.dirpath:
+        return [Path(config.checkpoint.dirpath)]
+    return [folder / "checkpoints" for folder in _run_folders(config)]
+
+
 def _continue_in_same_folder(config: Namespace) -> None:
     """A resumed run goes on writing where it wrote before, if that is where its checkpoint lies.
 
     Only with TensorBoard, whose logger adds to what it finds: the CSV logger deletes it.
     """
-    class_path = getattr(config.trainer.logger, "class_path", "")
-    settings = getattr(config.trainer.logger, "init_args", None) if class_path.endswith("TensorBoardLogger") else None
+    logger = _logger(config)
+    class_path = getattr(logger, "class_path", "")
+    settings = getattr(logger, "init_args", None) if class_path.endswith("TensorBoardLogger") else None
     folder = Path(config.ckpt_path).resolve().parent.parent
     if settings is not None and any(folder == known.resolve() for known in _run_folders(config)):
         number = folder.name.removeprefix("version_")

@@ -23,12 +23,13 @@ from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.weight_average import WeightAverage
 from facelit.checkpoints import CHECKPOINT_KEY, load_backbone
 from facelit.data.batches import EvalBatch, TrainBatch
-from facelit.data.datamodule import FaceDataModule
+from facelit.data.resuming import begin_next_epoch
 from facelit.distributed import global_batch
 from facelit.errors import FacelitError
 from facelit.heads import Head
 from facelit.heads.base import metrics_wanted
 from facelit.optim import WarmupSchedule, parameter_groups
+from facelit.run_length import total_steps
 from facelit.speed.compiling import CompileMode, make_compiled
 from facelit.speed.fusing import StepWatch, fuse
 from facelit.speed.reading import read_together
@@ -89,6 +90,7 @@ class FaceRecognizer(LightningModule):
         self.decay_norms_and_biases = decay_norms_and_biases
         self.weight_average = WeightAverage(ema_decay)
         self._saved_groups: list[int] | None = None
+        self._measured_schedule: WarmupSchedule | None = None
         self.channels_last = channels_last
         self.head_optimizer: torch.optim.Optimizer | None = None
         self.calibration: dict[str, Any] = {}
@@ -199,7 +201,8 @@ class FaceRecognizer(LightningModule):
         if self.lr_interval != "step":
             raise FacelitError(f"{name} counts optimizer steps, not epochs: set model.lr_interval to step.")
         if schedule.total_steps is None:
-            schedule.set_total_steps(self._total_steps())
+            self._measured_schedule = schedule
+            schedule.set_total_steps(total_steps(self.trainer))
         total = schedule.total_steps or 0
         if schedule.warmup >= max(1, total) and not self.trainer.fast_dev_run:
             rank_zero_warn(f"{name} warms up for {schedule.warmup:g} steps; the run has {total}.", category=UserWarning)
@@ -288,7 +291,11 @@ class FaceRecognizer(LightningModule):
             self._saved_groups = [len(group["params"]) for group in states[0]["param_groups"]] or None
 
     def on_train_start(self) -> None:
-        """Nothing in the steps between two logging ones shall wait for the device."""
+        """Settles what a resumed run begins with; and nothing in the steps between two logging ones shall wait for the device."""
+        begin_next_epoch(self.trainer)
+        if self._measured_schedule is not None:
+            # The epochs that are left may have another length than those before.
+            self._measured_schedule.set_total_steps(total_steps(self.trainer))
         if self._compiled is not None:
             self._compiled.check_accumulation(self.trainer.accumulate_grad_batches)
         ask_rarely(self.trainer, self.trainer.log_every_n_steps)
@@ -304,23 +311,6 @@ class FaceRecognizer(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """A loss that is no number stops the run, and a skipped image is written down, however the trainer was made."""
         return [StopOnNonFiniteLoss(), BadImageLog(), self.weight_average]
-
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        trainer = self.trainer
-        data = getattr(trainer, "datamodule", None)
-        if not isinstance(data, FaceDataModule):
-            return int(trainer.estimated_stepping_batches)
-        # Lightning's own estimate sets up the loader before a resumed run knows its place in the epoch.
-        batches, limit = data.batches_per_epoch, trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        steps = -(-batches // trainer.accumulate_grad_batches) * max(0, trainer.max_epochs or 0)
-        limits = [int(limit) for limit in (steps, trainer.max_steps) if limit > 0]
-        if not limits:
-            raise FacelitError(
-                "the schedule must know how long the run is: set trainer.max_epochs or trainer.max_steps."
-            )
-        return min(limits)
 
     def _gradient_scaler(self) -> Any:
         """What scales the loss under 16-mixed; None elsewhere."""

@@ -34,13 +34,13 @@ def test_last_finite_checkpoint_is_the_newest_good_one(tmp_path: Path) -> None:
 
 
 def test_last_is_the_newest_of_all_runs(tmp_path: Path) -> None:
-    runs = [tmp_path / f"version_{number}" for number in range(4)]
-    write(runs[0] / "checkpoints" / "last.ckpt", age=30)
-    newest = write(runs[1] / "checkpoints" / "last.ckpt", age=10)
-    write(runs[2] / "checkpoints" / "last.ckpt", age=20)
-    runs[3].mkdir()
-    write(runs[2] / "checkpoints" / "epoch000.ckpt", age=1)
-    assert find_checkpoint("last", runs) == newest
+    folders = [tmp_path / f"version_{number}" / "checkpoints" for number in range(4)]
+    write(folders[0] / "last.ckpt", age=30)
+    newest = write(folders[1] / "last.ckpt", age=10)
+    write(folders[2] / "last.ckpt", age=20)
+    folders[3].mkdir(parents=True)
+    write(folders[2] / "epoch000.ckpt", age=1)
+    assert find_checkpoint("last", folders) == newest
 
 
 def test_best_is_what_the_last_run_kept(tmp_path: Path) -> None:
@@ -48,21 +48,21 @@ def test_best_is_what_the_last_run_kept(tmp_path: Path) -> None:
     best = write(folder / "epoch003.ckpt", age=50)
     write(folder / "epoch004.ckpt", age=20)
     write(folder / "last.ckpt", age=10, best=best)
-    assert find_checkpoint("best", [folder.parent]) == best
+    assert find_checkpoint("best", [folder]) == best
 
 
 def test_best_of_a_run_that_was_moved(tmp_path: Path) -> None:
     folder = tmp_path / "version_0" / "checkpoints"
     best = write(folder / "epoch003.ckpt", age=50)
     write(folder / "last.ckpt", age=10, best="/elsewhere/version_0/checkpoints/epoch003.ckpt")
-    assert find_checkpoint("best", [folder.parent]) == best
+    assert find_checkpoint("best", [folder]) == best
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FacelitError, match=r"ckpt_path last: there is no last\.ckpt in .*holds no run"):
         find_checkpoint("last", [])
     with pytest.raises(FacelitError, match=rf"no last\.ckpt in {tmp_path}"):
-        find_checkpoint("best", [tmp_path / "version_0"])
+        find_checkpoint("best", [tmp_path / "version_0" / "checkpoints"])
     write(tmp_path / "version_0" / "checkpoints" / "last.ckpt", age=1)
     with pytest.raises(FacelitError, match="knows of no best checkpoint"):
-        find_checkpoint("best", [tmp_path / "version_0"])
+        find_checkpoint("best", [tmp_path / "version_0" / "checkpoints"])

@@ -170,6 +170,28 @@ WRONG_OPTIONS = [
         ["--trainer.val_check_interval", "3", "--trainer.accumulate_grad_batches", "2"],
         ["multiple of", "accumulate_grad_batches"],
     ),
+    (
+        ["--trainer.val_check_interval", "0.5", "--trainer.accumulate_grad_batches", "2"],
+        ["of 3 batches", "between two optimizer steps", "a multiple of 2 batches"],
+    ),
+    (
+        ["--trainer.val_check_interval", "00:00:05:00", "--trainer.accumulate_grad_batches", "2"],
+        ["by time", "between two optimizer steps"],
+    ),
+    (
+        [
+            *("--trainer.val_check_interval", "8", "--trainer.accumulate_grad_batches", "4"),
+            *("--trainer.check_val_every_n_epoch", "null"),
+        ],
+        ["of 8 batches", "where an epoch (6) is one too"],
+    ),
+    (["--trainer.val_check_interval", "0"], ["val_check_interval", "at least 1"]),
+    (
+        ["--trainer.val_check_interval", "5", "--trainer.limit_train_batches", "4"],
+        ["val_check_interval 5", "4 batches"],
+    ),
+    (["--verification.hardest_pairs=-1"], ["verification.hardest_pairs", "-1"]),
+    (["--last_checkpoint.every_n_train_steps", "0"], ["last_checkpoint.every_n_train_steps", "at least 1"]),
     (["--model.optimizer.lr=-1"], ["model.optimizer", "-1"]),
     (["--data.verification.tiny.folds", "[2]"], ["at least two folds", "pairs.txt"]),
     (["--data.train.exclude_identities", str(ROOT / "constraints.txt")], ["none of its", "person_00"]),

@@ -1,23 +1,27 @@
 """A run that is killed and resumed goes on as if nothing had happened."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_run import ROOT, facelit, make_run
 
 from facelit.cli import main
 from facelit.data.batches import TrainBatch, TrainImages
-from facelit.data.samplers import BatchRequest
+from facelit.data.samplers import BatchRequest, EpochSampler
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -98,6 +102,92 @@ def test_a_prolonged_run_has_a_prolonged_schedule(tmp_path: Path) -> None:
             rates |= {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
     assert rates[7] > 0.005
     assert rates[11] < rates[7]
+
+
+def test_other_epochs_change_the_length_of_the_schedule(tmp_path: Path) -> None:
+    """Two epochs of six steps, then two of three: the cosine ends with step 18, not with the 12 of four such epochs."""
+    config = make_run(
+        tmp_path,
+        data__verification=None,
+        model__lr_scheduler={"class_path": "facelit.optim.WarmupCosine", "init_args": {"warmup": 0.0}},
+        model__lr_interval="step",
+    )
+    main(["fit", "--config", str(config), "--trainer.max_epochs", "2"])
+    main(
+        ["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_epochs", "4", "--data.batch_size", "16"]
+    )
+    with max(tmp_path.glob("**/metrics.csv"), key=lambda path: path.stat().st_mtime).open() as file:
+        rates = {int(row["step"]): float(row["lr"]) for row in csv.DictReader(file) if row["lr"]}
+    expected = {step: 0.02 * (1 + math.cos(math.pi * step / 18)) / 2 for step in range(12, 18)}
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("runs", "num_workers"),
+    [
+        ([["--trainer.max_steps", "18", "--trainer.max_epochs", "1"], ["--trainer.max_steps", "18"]], 0),
+        ([["--trainer.max_epochs", "1"], []], 1),
+        ([["--trainer.max_steps", "6"], ["--trainer.max_steps", "10"], []], 0),
+    ],
+    ids=["max_steps", "a worker reads ahead", "stopped in the epoch after"],
+)
+def test_epochs_follow_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]], num_workers: int
+) -> None:
+    """Without verification `last.ckpt` is written when an epoch is over: the next one is gone through once, and whole."""
+    asked: dict[int, list[int]] = defaultdict(list)
+    draw = EpochSampler.__iter__
+
+    def recorded(sampler: EpochSampler) -> Iterator[BatchRequest]:
+        for request in draw(sampler):
+            asked[request.epoch] += request.indices.tolist()
+            yield request
+
+    monkeypatch.setattr(EpochSampler, "__iter__", recorded)
+    config = make_run(tmp_path, data__verification=None, data__num_workers=num_workers)
+    for number, options in enumerate(runs):
+        resumed = ["--ckpt_path", "last"] if number else []
+        main(["fit", "--config", str(config), *resumed, *options])
+    assert {epoch: sorted(images) for epoch, images in asked.items()} == {epoch: list(range(48)) for epoch in range(3)}
+
+
+def test_accumulated_batches_are_not_cut_by_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is resumed at a step which `last.ckpt` is due at writes none before the next step."""
+    config = make_run(tmp_path, data__verification=None, trainer__accumulate_grad_batches=3)
+    due = ["--last_checkpoint.every_n_train_steps", "1", "--checkpoint.save_top_k", "0"]
+    main(["fit", "--config", str(config), *due, "--trainer.max_steps", "1"])
+    batches: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def record(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        batches.append(self.fit_loop.epoch_loop.batch_progress.current.ready)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", record)
+    main(["fit", "--config", str(config), *due, "--ckpt_path", "last", "--trainer.max_steps", "3"])
+    assert batches == [6, 3]
+
+
+def test_several_loggers_go_on_in_the_run_of_the_first(tmp_path: Path) -> None:
+    loggers = [
+        {
+            "class_path": f"pytorch_lightning.loggers.{name}",
+            "init_args": {"save_dir": str(tmp_path / name), "name": "tiny"},
+        }
+        for name in ("TensorBoardLogger", "CSVLogger")
+    ]
+    config = make_run(tmp_path, data__verification=None, trainer__logger=loggers)
+    main(["fit", "--config", str(config), "--trainer.max_steps", "1"])
+    main(["fit", "--config", str(config), "--ckpt_path", "last", "--trainer.max_steps", "2"])
+    assert [path.name for path in (tmp_path / "TensorBoardLogger" / "tiny").iterdir()] == ["version_0"]
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_run(tmp_path, data__verification=None)
+    options = ["--checkpoint.dirpath", str(tmp_path / "kept"), "--trainer.max_steps"]
+    main(["fit", "--config", str(config), *options, "1"])
+    main(["fit", "--config", str(config), "--ckpt_path", "last", *options, "2"])
+    assert torch.load(tmp_path / "kept" / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from facelit.callbacks.folders import checkpoint_folder
+from facelit.errors import FacelitError
 
 
 class LastCheckpoint(Checkpoint):
@@ -20,9 +21,16 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         every_n_train_steps: Steps between two writings; by default only after validations and epochs.
+
+    Raises:
+        FacelitError: every_n_train_steps is less than 1.
     """
 
     def __init__(self, every_n_train_steps: int | None = None) -> None:
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise FacelitError(
+                f"last_checkpoint.every_n_train_steps must be at least 1, or null, not {every_n_train_steps}."
+            )
         self.every_n_train_steps = every_n_train_steps
         self.dirpath: Path | None = None
         self._saved_at = -1
@@ -31,6 +39,10 @@ class LastCheckpoint(Checkpoint):
         """Settles the folder: where the best checkpoints go, or where they would go if any were kept."""
         self.dirpath = None  # the other callbacks say where
         self.dirpath = checkpoint_folder(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step that a run is resumed at has its checkpoint, and its next micro-batches end none."""
+        self._saved_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

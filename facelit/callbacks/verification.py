@@ -46,11 +46,16 @@ class VerificationCallback(Callback):
         save_scores: Whether `<set>-scores.tsv` is written too: fold, kind, score and both images of every pair.
         calibrate: Whether `validate` and `test` write the thresholds that they find into the checkpoint file itself, for one
             that was trained without verification, or on other sets. (`fit` always writes them.)
+
+    Raises:
+        FacelitError: hardest_pairs is negative.
     """
 
     def __init__(
         self, hardest_pairs: int = 8, flip_average: bool = False, save_scores: bool = False, calibrate: bool = False
     ) -> None:
+        if hardest_pairs < 0:
+            raise FacelitError(f"verification.hardest_pairs must be at least 0 (0 draws none), not {hardest_pairs}.")
         self.hardest_pairs = hardest_pairs
         self.flip_average = flip_average
         self.save_scores = save_scores

@@ -23,8 +23,9 @@ class TrainBatch(NamedTuple):
     """Crops to train on.
 
     `images` (N, 3, 112, 112): uint8 from the workers (or JPEGs, for a GPU to decode), float32 in [-1, 1] once on the device;
-    `labels` (N,) int64; `draws` (N, K) float32, the random numbers that the augmentation uses up; `bad`: images that could
-    not be read, and that others stand in for; `global_size`: images of the batch over all processes, None for N each.
+    `labels` (N,) int64; `draws` (N, K), the float32 random numbers that the augmentation uses up, as int32 of the same bits
+    from the workers; `bad`: images that could not be read, and that others stand in for; `global_size`: images of the batch
+    over all processes, None for N each.
     """
 
     images: Tensor | EncodedCrops
@@ -62,7 +63,8 @@ class TrainImages(Dataset[TrainBatch]):
         return TrainBatch(
             images if isinstance(images, EncodedCrops) else as_tensor(images),
             torch.from_numpy(labels),
-            torch.from_numpy(uniform_draws(self.seed, request.epoch, request.indices)),
+            # As integers: Lightning would round floating-point numbers under trainer.precision bf16-true.
+            torch.from_numpy(uniform_draws(self.seed, request.epoch, request.indices)).view(torch.int32),
             bad,
             request.global_size,
         )

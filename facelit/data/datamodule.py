@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
@@ -16,7 +16,7 @@ from facelit.data.augmentation import Augmentation, normalize
 from facelit.data.batches import EvalBatch, EvalImages, TrainBatch, TrainImages
 from facelit.data.gpu_decoding import GpuDecoder
 from facelit.data.reading import CropReader, EncodedCrops, OnBadImage
-from facelit.data.resuming import TrainLoader, fingerprint
+from facelit.data.resuming import TrainLoader, begin_at_epoch, fingerprint
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
@@ -73,6 +73,7 @@ class FaceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_options(eval_batch_size, num_workers, on_bad_image, max_bad_share)
+        _check_names(verification or {})
         self.train = train
         self.verification: Mapping[str, VerificationSource] = verification or {}
         self.predict = predict
@@ -136,6 +137,8 @@ class FaceDataModule(LightningDataModule):
         source = self._training_set()
         self._refuse_overfit_batches()
         sampler = EpochSampler(self.plan, source.labels, self._world_size, self._rank, self.seed)
+        if self.trainer is not None:
+            begin_at_epoch(sampler, self.trainer)
         images = TrainImages(self._reader(), self.seed, self.decode_on_gpu)
         loader = TrainLoader(images, sampler=sampler, **self._loader_options(batch_size=None))
         loader.trainer = self.trainer
@@ -160,7 +163,7 @@ class FaceDataModule(LightningDataModule):
                 assert self._decoder is not None
                 batch = self._decoder.decode(batch, batch.images)
             assert isinstance(batch.images, Tensor)
-            return batch._replace(images=self.augmentation(normalize(batch.images), batch.draws))
+            return batch._replace(images=self.augmentation(normalize(batch.images), batch.draws.view(torch.float32)))
         if isinstance(batch, EvalBatch):
             return batch._replace(images=normalize(batch.images))
         return batch
@@ -182,19 +185,32 @@ class FaceDataModule(LightningDataModule):
         return self.train
 
     def _check_validation_interval(self) -> None:
-        """Lightning finds the first out with a traceback; the second would lose micro-batches on a resume."""
-        interval = self.trainer.val_check_interval if self.trainer and self.verification else None
-        if self.trainer is None or not isinstance(interval, int):
+        """Lightning finds the first two out with a traceback; the others would lose micro-batches on a resume."""
+        if self.trainer is None or not self.verification:
             return
-        if interval > self.batches_per_epoch and self.trainer.check_val_every_n_epoch is not None:
+        # Where the interval is a time, the trainer does not have it under this name.
+        trainer, interval = self.trainer, getattr(self.trainer, "val_check_interval", None)
+        batches, accumulated = training_batches(trainer, self.batches_per_epoch), trainer.accumulate_grad_batches
+        if not batches:
+            return
+        by_epoch = trainer.check_val_every_n_epoch is not None
+        if isinstance(interval, int) and interval < 1:
+            raise FacelitError(f"trainer.val_check_interval must be at least 1 batch, got {interval}.")
+        if isinstance(interval, int) and interval > batches and by_epoch:
             raise FacelitError(
-                f"trainer.val_check_interval {interval} is more than the {self.batches_per_epoch} batches of an epoch. Lower"
+                f"trainer.val_check_interval {interval} is more than the {batches} batches of an epoch. Lower"
                 " it, or count over epochs with --trainer.check_val_every_n_epoch null"
             )
-        if interval % self.trainer.accumulate_grad_batches:
+        if isinstance(interval, float):
+            interval = max(1, int(interval * batches))
+        whole_steps = interval is not None and interval % accumulated == 0 and (by_epoch or batches % accumulated == 0)
+        # The last batch of an epoch ends a step, however many came before it.
+        if accumulated > 1 and not whole_steps and not (by_epoch and interval == batches):
             raise FacelitError(
-                f"trainer.val_check_interval {interval} must be a multiple of trainer.accumulate_grad_batches"
-                f" {self.trainer.accumulate_grad_batches}: a checkpoint between two optimizer steps cannot be resumed exactly."
+                f"trainer.val_check_interval {'by time' if interval is None else f'of {interval} batches'} would validate between two optimizer steps, each of which"
+                f" takes trainer.accumulate_grad_batches {accumulated} batches, and a checkpoint from there cannot be resumed"
+                f" exactly. Validate after epochs, or after a multiple of {accumulated} batches"
+                f"{'' if by_epoch else f' where an epoch ({batches}) is one too'}."
             )
 
     def _compare_over_processes(self, train: IdentitySource) -> None:
@@ -252,6 +268,22 @@ class FaceDataModule(LightningDataModule):
             # Its own generator: making an iterator must not advance the one that dropout draws from.
             "generator": torch.Generator().manual_seed(self.seed),
         }
+
+
+def training_batches(trainer: Trainer, batches: int) -> int:
+    """How many of an epoch's batches are trained on: `trainer.limit_train_batches` may leave some out."""
+    limit = trainer.limit_train_batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """They begin the names of logged figures and of files."""
+    for name in names:
+        if not name or name in ("train", "val") or "/" in name or "\\" in name:
+            raise FacelitError(
+                f"data.verification: a set cannot be called {name!r}: files and figures are named after it, and train/... and"
+                " val/... are taken."
+            )
 
 
 def _check_options(eval_batch_size: int, num_workers: int, on_bad_image: str, max_bad_share: float) -> None:

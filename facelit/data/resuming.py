@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -16,6 +17,26 @@ from facelit.data.samplers import EpochSampler
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
 from facelit.storage.packed import PackedStore
+
+
+def begin_at_epoch(sampler: EpochSampler, trainer: Trainer) -> None:
+    """Tells a new sampler which epoch comes: while the loader is made, before workers read ahead.
+
+    Lightning does so when they have, and gives a loader its state back in the middle of an epoch only. Under `max_steps` it
+    also takes a finished epoch for one to go on in, and would pass over the next one.
+    """
+    fit_loop = trainer.fit_loop
+    epoch = fit_loop.epoch_progress.current
+    sampler.set_epoch(epoch.processed)
+    if fit_loop.restarting and epoch.ready == epoch.started == epoch.processed:
+        _Loop.restarting.fset(fit_loop, False)  # type: ignore[attr-defined]  # past the fit loop's own setter
+
+
+def begin_next_epoch(trainer: Trainer) -> None:
+    """Lets the epoch after a finished one count as begun: else a checkpoint in the middle of it would say that it is over."""
+    epoch = trainer.fit_loop.epoch_progress.current
+    if epoch.ready == epoch.processed:
+        trainer.fit_loop.reset_restart_stage()
 
 
 class TrainLoader(DataLoader[TrainBatch]):

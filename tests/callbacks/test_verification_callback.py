@@ -17,10 +17,17 @@ from tiny_run import make_run
 from facelit import FacelitError
 from facelit.checkpoints import store_calibration
 from facelit.cli import main
-from facelit.data import PairsFolder
+from facelit.data import FaceDataModule, PairsFolder
 from facelit.verification import evaluate_pairs
 
 SETS = {"tiny": "pairs.txt", "also": "more_pairs.txt"}
+
+
+@pytest.mark.parametrize("name", ["val", "train", "", "a/b"])
+def test_names_of_sets_are_checked(name: str) -> None:
+    """Figures and files are named after them; val/accuracy is what the best checkpoint is chosen by."""
+    with pytest.raises(FacelitError, match=f"data.verification: a set cannot be called '{name}'"):
+        FaceDataModule(verification={name: None})
 
 
 def last_figures(log: Path) -> dict[str, float]:

@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from pytorch_lightning.plugins import DoublePrecision, HalfPrecision
 from torch import Tensor
 
-from facelit.data import augmentation
+from facelit.data import FaceDataModule, SyntheticFaces, augmentation
 from facelit.data.augmentation import DRAWS_PER_IMAGE, Augmentation, normalize, uniform_draws
 from facelit.errors import FacelitError
 
@@ -333,6 +334,17 @@ def test_normalize() -> None:
     pixels = torch.tensor([0, 127, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2)
     expected = (torch.tensor([0.0, 127, 128, 255]) - 127.5) / 127.5
     torch.testing.assert_close(normalize(pixels).flatten(), expected)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_augmentation_is_the_same_whatever_lightning_makes_of_a_batch(precision: str) -> None:
+    """It casts all floating-point tensors of a batch to the precision of the weights, before anything else."""
+    changes = Augmentation(crop=0.2, blur=0.5, low_resolution=1.0)
+    data = FaceDataModule(SyntheticFaces(4, 2), batch_size=8, num_workers=0, augmentation=changes)
+    batch = next(iter(data.train_dataloader()))
+    plugin = HalfPrecision("bf16-true") if precision == "bf16-true" else DoublePrecision()
+    cast = data.on_after_batch_transfer(plugin.convert_input(batch), 0)
+    assert torch.equal(cast.images, data.on_after_batch_transfer(batch, 0).images)
 
 
 def _some_images(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
