@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Timer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_run import ROOT, facelit, make_run
@@ -58,6 +59,7 @@ def test_a_stopped_run_resumes_exactly(tmp_path: Path, uninterrupted: Path, stop
     expected, actual = final_state(uninterrupted), final_state(tmp_path)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=0, atol=0, msg=name)
+    assert losses(tmp_path) == pytest.approx(losses(uninterrupted), abs=1e-6)
 
 
 def test_kill_9_then_ckpt_path_last(tmp_path: Path, uninterrupted: Path) -> None:
@@ -128,8 +130,9 @@ def test_other_epochs_change_the_length_of_the_schedule(tmp_path: Path) -> None:
         ([["--trainer.max_steps", "18", "--trainer.max_epochs", "1"], ["--trainer.max_steps", "18"]], 0),
         ([["--trainer.max_epochs", "1"], []], 1),
         ([["--trainer.max_steps", "6"], ["--trainer.max_steps", "10"], []], 0),
+        ([["--trainer.max_time", "00:00:00:00"], []], 0),
     ],
-    ids=["max_steps", "a worker reads ahead", "stopped in the epoch after"],
+    ids=["max_steps", "a worker reads ahead", "stopped in the epoch after", "out of time"],
 )
 def test_epochs_follow_each_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: list[list[str]], num_workers: int
@@ -144,6 +147,7 @@ def test_epochs_follow_each_other(
             yield request
 
     monkeypatch.setattr(EpochSampler, "__iter__", recorded)
+    monkeypatch.setattr(Timer, "on_fit_start", lambda *_, **__: None)  # a time of 0 lets one batch through
     config = make_run(tmp_path, data__verification=None, data__num_workers=num_workers)
     for number, options in enumerate(runs):
         resumed = ["--ckpt_path", "last"] if number else []
@@ -206,7 +210,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[int]]:
 
 @pytest.mark.parametrize(
     ("verified", "stop", "batch_size"),
-    [(True, "max_steps=6", 4), (True, "max_epochs=1", 4), (False, "max_epochs=1", 4), (True, "max_epochs=1", 16)],
+    [
+        (True, "max_steps=6", 4),
+        (True, "max_epochs=1", 4),
+        (False, "max_epochs=1", 4),
+        (True, "max_epochs=1", 10),
+    ],
     ids=["last step", "validated", "not validated", "larger"],
 )
 def test_another_batch_size_from_the_end_of_an_epoch(

@@ -33,7 +33,7 @@ class LastCheckpoint(Checkpoint):
             )
         self.every_n_train_steps = every_n_train_steps
         self.dirpath: Path | None = None
-        self._saved_at = -1
+        self._saved_at = self._resumed_at = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settles the folder: where the best checkpoints go, or where they would go if any were kept."""
@@ -41,16 +41,17 @@ class LastCheckpoint(Checkpoint):
         self.dirpath = checkpoint_folder(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The step that a run is resumed at has its checkpoint, and its next micro-batches end none."""
-        self._saved_at = trainer.global_step
+        """Remembers the step that a run is resumed at: micro-batches after it end no step."""
+        self._resumed_at = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves every `every_n_train_steps` steps, and at the last step of a run that ends by `max_steps`."""
+        """Saves every `every_n_train_steps` steps, and where a run ends within an epoch (`max_steps`, `max_time`)."""
         step = trainer.global_step
-        due = step > 0 and self.every_n_train_steps is not None and step % self.every_n_train_steps == 0
-        if due or step == trainer.max_steps:
+        due = self.every_n_train_steps is not None and step % self.every_n_train_steps == 0 and step != self._resumed_at
+        ends = step == trainer.max_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+        if step > 0 and (due or ends):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -186,7 +186,7 @@ class FaceDataModule(LightningDataModule):
 
     def _check_validation_interval(self) -> None:
         """Lightning finds the first two out with a traceback; the others would lose micro-batches on a resume."""
-        if self.trainer is None or not self.verification:
+        if self.trainer is None or not self.verification or not self.trainer.limit_val_batches:
             return
         # Where the interval is a time, the trainer does not have it under this name.
         trainer, interval = self.trainer, getattr(self.trainer, "val_check_interval", None)

@@ -29,7 +29,12 @@ def begin_at_epoch(sampler: EpochSampler, trainer: Trainer) -> None:
     epoch = fit_loop.epoch_progress.current
     sampler.set_epoch(epoch.processed)
     if fit_loop.restarting and epoch.ready == epoch.started == epoch.processed:
-        _Loop.restarting.fset(fit_loop, False)  # type: ignore[attr-defined]  # past the fit loop's own setter
+        _stop_restarting(fit_loop)
+
+
+def _stop_restarting(fit_loop: _Loop) -> None:
+    """The next epoch begins as any other does."""
+    _Loop.restarting.fset(fit_loop, False)  # type: ignore[attr-defined]  # past the fit loop's own setter
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
@@ -86,15 +91,16 @@ class TrainLoader(DataLoader[TrainBatch]):
             self.sampler.resume(epoch, done)
         else:
             self.sampler.resume(epoch + 1, 0)
-            self._finish_epoch(done)
+            self._end_epoch()
 
-    def _finish_epoch(self, done: int) -> None:
-        """Lightning counts on in an epoch that has more batches now than it had: tells it that this one is over."""
+    def _end_epoch(self) -> None:
+        """Lightning would go through an epoch of this run's length to its end, and train on what it thinks is missing."""
         fit_loop = getattr(self.trainer, "fit_loop", None)
-        if fit_loop is not None and done < len(self):
-            progress = fit_loop.epoch_loop.batch_progress.current
-            for count in ("ready", "started", "processed", "completed"):
-                setattr(progress, count, getattr(progress, count) + len(self) - done)
+        if fit_loop is None:
+            return
+        fit_loop.epoch_progress.increment_processed()
+        fit_loop.epoch_loop._batches_that_stepped += 1  # it counts the last batch after the validation that saved
+        _stop_restarting(fit_loop)
 
     @cached_property
     def _order(self) -> dict[str, Any]:
