@@ -63,5 +63,8 @@ class StopOnNonFiniteLoss(Callback):
     @staticmethod
     def _way_back(trainer: Trainer) -> str:
         folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-        good = last_finite_checkpoint(Path(folder).glob("*.ckpt")) if folder else None
+        known = [*Path(folder).glob("*.ckpt")] if folder else []
+        if trainer.ckpt_path and Path(trainer.ckpt_path).is_file():  # a resumed run may not have written one yet
+            known.append(Path(trainer.ckpt_path))
+        good = last_finite_checkpoint(known)
         return f"Last good checkpoint: {good}" if good else "No checkpoint was written before."
