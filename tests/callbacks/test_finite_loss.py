@@ -63,7 +63,9 @@ def test_ends_a_run_and_names_the_last_good_checkpoint(tmp_path: Path, value: fl
 
 def trainer_at(step: int) -> Any:
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.25}])
-    return SimpleNamespace(global_step=step, log_every_n_steps=1, optimizers=[optimizer], checkpoint_callback=None)
+    return SimpleNamespace(
+        global_step=step, log_every_n_steps=1, optimizers=[optimizer], checkpoint_callback=None, ckpt_path=None
+    )
 
 
 @pytest.mark.parametrize("later", ["on_validation_start", "on_train_end", "on_save_checkpoint"])
