@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lfw_jobs import OWN_OPTIONS, Job, Runner, Scores, Split
-from lfw_recipes import RAW_PIXELS, Options, parse_overrides, row_names, row_options, with_changes
+from lfw_recipes import BACKBONES, HEADS, RAW_PIXELS, Options, parse_overrides, row_names, row_options, with_changes
 from matplotlib.figure import Figure
 from reporting import machine, print_header, print_table, write_json
 
@@ -191,10 +191,9 @@ def roc_picture(figures: Mapping[str, Figures], title: str) -> Figure:
     order = sorted(figures, key=lambda row: -figures[row].accuracy)
     for number, row in enumerate(figures):
         one = figures[row]
-        style = STYLES[number // len(COLOURS) % len(STYLES)]
+        colour, style = _line(row, number)
         label = f"{row}: {one.accuracy:.3f} ± {one.standard_error:.3f}, AUC {one.result.auc:.3f}"
         far = np.maximum(one.result.roc.far, floor)
-        colour = "#777777" if row == RAW_PIXELS else COLOURS[number % len(COLOURS)]
         axes.step(far, one.result.roc.tar, style, where="post", color=colour, linewidth=1.6, label=label)
     diagonal = np.geomspace(floor, 1, 200)
     axes.plot(diagonal, diagonal, color="#999999", linestyle=":", linewidth=1, label="chance")
@@ -211,6 +210,18 @@ def roc_picture(figures: Mapping[str, Figures], title: str) -> Figure:
         frameon=False,
     )
     return figure
+
+
+def _line(row: str, number: int) -> tuple[str, str]:
+    """A curve's colour says which head it is of, and its style which backbone; with parts left out both only tell rows apart."""
+    if row == RAW_PIXELS:
+        return "#777777", "-"
+    base, *removals = row.split("--")
+    if removals:
+        return COLOURS[number % len(COLOURS)], STYLES[2 + number // len(COLOURS) % 2]
+    backbone, head = base.split("-", 1)
+    colour, style = list(HEADS).index(head), list(BACKBONES).index(backbone)
+    return COLOURS[colour % len(COLOURS)], STYLES[style % len(STYLES)]
 
 
 def make_parser() -> argparse.ArgumentParser:
