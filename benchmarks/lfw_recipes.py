@@ -19,7 +19,8 @@ Options = dict[str, Any]
 
 RAW_PIXELS = "raw-pixels"
 
-# As configs/lfw.yaml over configs/center.yaml: a test compares. A backbone or a head may want something else.
+# As configs/lfw.yaml over configs/center.yaml (a test compares), but for the epochs and the random crops that go with more of them:
+# see docs/lfw.md. A backbone or a head may want something else.
 RECIPE: Options = {
     "model.optimizer": "torch.optim.SGD",
     "model.optimizer.lr": 0.02,
