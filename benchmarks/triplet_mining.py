@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from process_memory import peak_resident_bytes, resident_bytes
+from process_memory import peak_resident_bytes, release_free_memory, resident_bytes
 from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 from torch import Tensor
 from torch.nn import functional as F
@@ -123,6 +123,7 @@ def peak_bytes(loss: Loss, embeddings: Tensor, labels: Tensor) -> int:
         run(loss, embeddings, labels)
         return torch.cuda.max_memory_allocated() - before
     reader, writer = os.pipe()
+    release_free_memory()  # before the fork: a process's peak starts with what it is born with
     if os.fork() == 0:
         small = embeddings.detach()[: 2 * IMAGES].requires_grad_()
         run(loss, small, labels[: 2 * IMAGES])  # what a first call loads is not the method's
