@@ -32,6 +32,7 @@ import numpy as np
 import simplejpeg
 from crop_formats import BASELINE, FORMATS, SOURCE, Crops, Encoded, Read
 from jpeg_decoders import UnavailableError, installed, load_jpegs, module, what_was_read
+from process_memory import resident_bytes
 from reporting import Timing, machine, print_header, print_table, summarise, time_in_turns, write_json
 
 from facelit.storage import CROP_SIZE
@@ -76,11 +77,6 @@ def get_ready(name: str) -> None:
     warnings.simplefilter("ignore")
     FORMATS[name].check()
     module("pyarrow.parquet")
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process, mapped pages of files that it has touched included."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def in_fresh_processes(function: Callable[..., Result], *arguments: object) -> list[Result]:
