@@ -25,7 +25,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from reporting import machine, print_header, print_table, write_json
 
 from facelit.align import Faces, estimate_similarity, open_detector, read_photo, warp
 from facelit.align.aligning import Which, choose_faces
@@ -33,6 +32,7 @@ from facelit.align.landmark_file import Landmarks, read_landmarks
 from facelit.align.photos import Photo
 from facelit.storage.images import read_crop
 from facelit.tools.align import align
+from reporting import machine, print_header, print_table, write_json
 
 Detect = Callable[[Photo], Faces]
 

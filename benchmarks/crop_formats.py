@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jpeg_decoders import module
 
 from facelit.storage.folder import FolderStore
 from facelit.storage.packed import PackedStore
 from facelit.storage.packing import pack
+from jpeg_decoders import module
 
 SHARD_BYTES = 64 << 20
 """Size of a record batch, a tar file, a LitData chunk."""

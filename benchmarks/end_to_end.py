@@ -34,8 +34,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from device_profile import profile_steps
 from PIL import Image
+
+from device_profile import profile_steps
+from facelit.data import FaceDataModule
+from facelit.data.synthetic import draw_face
+from facelit.storage.folder import FolderStore
+from facelit.storage.packing import pack
 from reporting import Timing, machine, print_header, print_table, summarise, write_json
 from roofline import count_flops, device_facts, head_flops, measure_matrix_rate
 from run_config import fit, run_config
@@ -57,11 +62,6 @@ from training_setup import (
     on_device,
     quiet_trainer,
 )
-
-from facelit.data import FaceDataModule
-from facelit.data.synthetic import draw_face
-from facelit.storage.folder import FolderStore
-from facelit.storage.packing import pack
 
 BARE, LIGHTNING, FIT = "bare loop", "Lightning, all off", "fit"
 TINY_WIDTH, TINY_BATCH = 0.02, 4

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
+
 from reporting import Timing, machine, print_header, print_table, summarise, write_json
 from roofline import device_facts
 from run_config import fit, run_config

@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image
-from reporting import machine, print_header, print_table, time_in_turns, write_json
 
 from facelit.storage import CROP_SIZE, decode_crop, list_images
+from reporting import machine, print_header, print_table, time_in_turns, write_json
 
 BASELINE = "PIL"
 CUDA_BATCH = 256

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from lfw_recipes import Options, as_arguments, key_of
 from PIL import Image
 
 from facelit.data import IdentityFolder
 from facelit.errors import FacelitError
 from facelit.storage.pairs_file import ImageKey, Pair, find_image, read_pairs
+from lfw_recipes import Options, as_arguments, key_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OWN_OPTIONS = (

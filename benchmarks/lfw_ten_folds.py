@@ -35,13 +35,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from lfw_jobs import OWN_OPTIONS, Job, Runner, Scores, Split
-from lfw_recipes import BACKBONES, HEADS, RAW_PIXELS, Options, parse_overrides, row_names, row_options, with_changes
 from matplotlib.figure import Figure
-from reporting import machine, print_header, print_table, write_json
 
 from facelit.errors import FacelitError
 from facelit.verification import VerificationResult, evaluate_pairs
+from lfw_jobs import OWN_OPTIONS, Job, Runner, Scores, Split
+from lfw_recipes import BACKBONES, HEADS, RAW_PIXELS, Options, parse_overrides, row_names, row_options, with_changes
+from reporting import machine, print_header, print_table, write_json
 
 ALL_FOLDS = tuple(range(1, 11))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
@@ -28,6 +27,7 @@ from facelit.data import FaceDataModule, IdentityFolder
 from facelit.storage.folder import FolderStore
 from facelit.storage.packing import pack
 from facelit.storage.recordio import write_recordio
+from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 BASELINE, FLOOR = "ImageFolder + PIL + ToTensor + Normalize", "decoding alone (simplejpeg, in memory)"
 

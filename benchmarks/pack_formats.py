@@ -30,12 +30,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import simplejpeg
+
 from crop_formats import BASELINE, FORMATS, SOURCE, Crops, Encoded, Read
+from facelit.storage import CROP_SIZE
 from jpeg_decoders import UnavailableError, installed, load_jpegs, module, what_was_read
 from process_memory import resident_bytes
 from reporting import Timing, machine, print_header, print_table, summarise, time_in_turns, write_json
-
-from facelit.storage import CROP_SIZE
 
 Result = TypeVar("Result")
 

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from process_memory import peak_resident_bytes
-from reporting import machine, print_header, print_table, write_json
 from torch import Tensor, nn
 
 from facelit.distributed import world_size
 from facelit.heads import ArcFaceHead, SoftmaxHead
+from process_memory import peak_resident_bytes
+from reporting import machine, print_header, print_table, write_json
 
 DIM = 512
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from training_setup import EMBEDDING_DIM, GRADIENT_CLIP, Setting, make_backbone
 
 _ALPHA, _WEIGHT, _MARGIN = 0.5, 0.003, 0.2

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from training_setup import EMBEDDING_DIM, GRADIENT_CLIP, IMAGES_PER_IDENTITY, PRECISIONS, Setting, silence_lightning
 
 from facelit.cli import main as facelit_main
+from training_setup import EMBEDDING_DIM, GRADIENT_CLIP, IMAGES_PER_IDENTITY, PRECISIONS, Setting, silence_lightning
 
 _HEADS = {"softmax": "SoftmaxHead", "center": "CenterLossHead", "triplet": "TripletHead"}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor, nn
+
 from cost_model import Backbone
 from roofline import count_flops
-from torch import Tensor, nn
 
 _IMAGES = 2  # batch normalisation refuses a single value for each channel
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from process_memory import resident_bytes
 from pytorch_lightning import Callback, LightningModule, Trainer
+
+from process_memory import resident_bytes
 
 
 class Steps(NamedTuple):

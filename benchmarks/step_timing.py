@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from training_setup import GRADIENT_CLIP, Setting, autocast, make_recognizer, network_optimizer
 
 from facelit.data.batches import TrainBatch
 from facelit.heads.base import metrics_wanted
+from training_setup import GRADIENT_CLIP, Setting, autocast, make_recognizer, network_optimizer
 
 PARTS = (
     "data",

@@ -28,14 +28,16 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
 from device_profile import profile_steps
+from facelit.data.batches import TrainBatch
 from plain_training import PlainTraining, dense_bytes
 from process_memory import available_bytes, peak_resident_bytes, resident_bytes
 from reporting import Timing, machine, print_header, print_table, summarise, write_json
 from roofline import MatrixRate, count_flops, device_facts, head_flops, measure_matrix_rate
 from step_timing import PARTS, BareStep, PartClock
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from training_setup import (
     BACKBONES,
     DTYPES,
@@ -50,8 +52,6 @@ from training_setup import (
     make_head,
     on_device,
 )
-
-from facelit.data.batches import TrainBatch
 
 LOG_EVERY = 50  # trainer.log_every_n_steps of the configurations
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from process_memory import peak_resident_bytes, release_free_memory, resident_bytes
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
 from facelit.heads import TripletHead
+from process_memory import peak_resident_bytes, release_free_memory, resident_bytes
+from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 Rule = Literal["semihard", "hard", "all"]
 RULES: tuple[Rule, ...] = ("semihard", "hard", "all")

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from reporting import Timing, machine, print_header, print_table, summarise, write_json
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -31,6 +30,7 @@ from facelit.data.sources import VerificationSource
 from facelit.storage.images import Crop
 from facelit.verification import evaluate_pairs
 from facelit.verification.embeddings import EmbeddingTable, cosine_scores
+from reporting import Timing, machine, print_header, print_table, summarise, write_json
 
 FACELIT, PLAIN = "facelit: each crop once, sorted thresholds", "plain: both crops of each pair, grid of 0.01"
 LFW_IMAGES, FOLDS, KINDS = 7_701, 10, 2

@@ -3,7 +3,6 @@
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import ROOT, make_run, write_crops
-
 import facelit
 from facelit.cli import main
+from tiny_run import ROOT, make_run, write_crops
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 

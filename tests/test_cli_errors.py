@@ -14,10 +14,8 @@ import torch
 import yaml
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import ROOT, facelit, make_run, tiny_config, write_config, write_crops, write_pairs
-
 from facelit.cli import main
+from tiny_run import ROOT, facelit, make_run, tiny_config, write_config, write_crops, write_pairs
 
 Change = Callable[[Path], list[str]]
 

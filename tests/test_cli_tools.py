@@ -7,12 +7,10 @@ from typing import Literal
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import ROOT, write_crops
-
 from facelit.cli import TOOLS, TRAINING, main
 from facelit.cli_tools import make_parser
 from facelit.errors import FacelitError
+from tiny_run import ROOT, write_crops
 
 
 def tool(

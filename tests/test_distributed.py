@@ -1,15 +1,10 @@
 """Gathering over processes, alone and on two."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from two_processes import run_on_two_processes
 
 from facelit.distributed import (
     all_gather,
@@ -21,6 +16,7 @@ from facelit.distributed import (
     weigh_part,
     world_size,
 )
+from two_processes import run_on_two_processes
 
 
 def gather_on_each() -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """One epoch shows each image exactly once: over processes, workers, resumed runs, and sizes that do not divide."""
 
 import csv
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -14,9 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning.utilities import move_data_to_device
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import facelit, make_run
-
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentitySource, ShuffleSampler
 from facelit.data.batches import TrainBatch
@@ -24,6 +20,7 @@ from facelit.data.resuming import order_of
 from facelit.data.samplers import EpochSampler
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop
+from tiny_run import facelit, make_run
 
 WORLD_SIZE, NUM_WORKERS = 2, 3
 SIZES = [(23, 4), (24, 4), (25, 4), (7, 1)]  # images and batch_size; the second divides

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import ROOT
-
 import facelit
 from facelit.cli import main
+from tiny_run import ROOT
 
 DOCUMENT = (ROOT / "docs" / "extending.md").read_text()
 QUICK = """

@@ -2,20 +2,16 @@
 
 import copy
 import pickle
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from two_processes import run_on_two_processes
-
 from facelit.heads import CenterLoss
 from facelit.optim import CenterSGD
+from two_processes import run_on_two_processes
 
 IDENTITIES, DIM, STEPS, MICRO_BATCHES, BATCH = 7, 3, 5, 2, 8
 

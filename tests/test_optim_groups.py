@@ -1,19 +1,16 @@
 """Weight decay that spares norms and biases: whom it spares, and what a resumed run makes of it."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import make_run
-
 from facelit.backbones import VGG16, IResNet
 from facelit.cli import main
 from facelit.heads import SoftmaxHead
 from facelit.optim import parameter_groups
+from tiny_run import make_run
 
 NORMS_AND_SLOPES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 

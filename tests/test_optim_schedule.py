@@ -2,7 +2,6 @@
 
 import csv
 import math
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import make_run
-
 from facelit import FaceRecognizer
 from facelit.cli import main
 from facelit.optim import WarmupCosine, WarmupMultiStep, WarmupPolynomial, WarmupSchedule
+from tiny_run import make_run
 
 BASE = 0.3
 

@@ -1,7 +1,6 @@
 """FaceRecognizer in whole runs: what is logged, what a step is, what a checkpoint gives on."""
 
 import csv
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,13 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run, write_crops
-
 from facelit import FacelitError, FaceRecognizer
 from facelit.backbones import VGG16
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder
 from facelit.heads import CenterLossHead, HeadOutput
 from facelit.heads.base import wants_metrics
+from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run, write_crops
 
 BATCH, EPOCHS = 8, 2
 BATCHES_PER_EPOCH = NUM_IDENTITIES * IMAGES_EACH // BATCH

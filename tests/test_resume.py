@@ -17,12 +17,10 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Timer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import ROOT, facelit, make_run
-
 from facelit.cli import main
 from facelit.data.batches import TrainBatch, TrainImages
 from facelit.data.samplers import BatchRequest, EpochSampler
+from tiny_run import ROOT, facelit, make_run
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -1,6 +1,5 @@
 """A head whose identities are shared out over processes, against the whole head on one."""
 
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +12,13 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import facelit, make_run, tiny_config, write_config
-from two_processes import run_on_two_processes
-
 from facelit import FacelitError, FaceRecognizer
 from facelit.cli_training import main
 from facelit.distributed import _sending_device, gather_rows, global_batch, part_sizes
 from facelit.heads import AdaFaceHead, ArcFaceHead, CenterTerm, IdentityHead, SoftmaxHead
 from facelit.sharding import clip_gradients, gather_checkpoint, names_in_model, places_in_optimizer, shard_checkpoint
+from tiny_run import facelit, make_run, tiny_config, write_config
+from two_processes import run_on_two_processes
 
 IDENTITIES, DIM, STEPS = 7, 5, 20  # 7 do not divide by two
 HEADS = ["softmax", "arcface", "adaface"]

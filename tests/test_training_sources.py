@@ -1,15 +1,12 @@
 """Whatever the crops are kept in, a run with the same seed is the same run."""
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from tiny_run import make_run
-
 from facelit.cli import main
+from tiny_run import make_run
 
 CONVERT = {"packed": [], "recordio": ["--format", "recordio"]}
 

@@ -1,13 +1,11 @@
 """The real command line under DDP: two processes give what one gives on the same global batch."""
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from tiny_run import facelit, make_run
 
 DDP = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]

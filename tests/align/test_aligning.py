@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from fake_detector import FakeDetector, draw, landmarks_of, save
-
 from facelit.align import TEMPLATE, Faces, align_photo, estimate_similarity, warp
 from facelit.align.aligning import choose_faces, find_faces
 from facelit.align.photos import Photo
 from facelit.storage.images import BadImageError
+from fake_detector import FakeDetector, draw, landmarks_of, save
 
 # Centres at (20, 20), (60, 45), (50, 51), (52, 50); areas 400, 900, 64, 64.
 FOUR = Faces(

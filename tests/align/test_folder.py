@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from fake_detector import FakeDetector, draw, landmarks_of, save
-
 from facelit.align import estimate_similarity, journal, warp
 from facelit.align.folder import Options, Result, align_folder, encode_crop
 from facelit.align.journal import FOLDER
 from facelit.align.photo_tree import list_photos
 from facelit.errors import FacelitError
+from fake_detector import FakeDetector, draw, landmarks_of, save
 
 PNG = Options(format="png")
 

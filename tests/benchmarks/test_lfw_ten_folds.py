@@ -15,10 +15,9 @@ import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import lfw_ten_folds
+from facelit.errors import FacelitError
+from facelit.storage.pairs_file import Pair, read_pairs
 from lfw_jobs import Job, Runner, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
 from lfw_recipes import (
     RECIPE,
@@ -31,9 +30,6 @@ from lfw_recipes import (
     with_changes,
 )
 from tiny_run import write_crops, write_pairs
-
-from facelit.errors import FacelitError
-from facelit.storage.pairs_file import Pair, read_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import scaling_check
 from cost_model import (
     Backbone,
@@ -28,13 +26,12 @@ from cost_model import (
     memory,
     step,
 )
+from facelit.backbones import VGG16, IResNet, TorchvisionBackbone
 from scaling import duration, epoch_minutes, main, tables, update
 from scaling_check import make_machine
 from scaling_count import count_backbone
 from scaling_inputs import BACKBONES, DATASETS, MACHINES
 from scaling_plan import breaks, plan
-
-from facelit.backbones import VGG16, IResNet, TorchvisionBackbone
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NETWORK = Backbone("toy", flops=1000, params=100, saved=(30, 60), largest=5)

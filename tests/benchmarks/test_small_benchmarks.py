@@ -12,15 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import augmentation
 import startup
 import triplet_mining
 import verification_run
-from reporting import Timing
-
 from facelit.data.batches import as_tensor
+from reporting import Timing
 
 CPU = torch.device("cpu")
 

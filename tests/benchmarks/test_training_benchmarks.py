@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ import torch
 from torch import nn
 
 # At the end: some scripts are named as other modules are.
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
 import device_profile
 import end_to_end
 import flat_steps
@@ -23,7 +20,6 @@ import roofline
 import run_config
 import training_setup
 import training_step
-
 from facelit.heads import SoftmaxHead, TripletHead
 from facelit.optim import move_centers
 

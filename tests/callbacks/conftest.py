@@ -1,6 +1,5 @@
 """One trained run that the callbacks' tests look at, and the embeddings of its checkpoint computed by hand."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import tiny_config, write_crops, write_pairs
-
 from facelit.backbones import VGG16
 from facelit.cli import main
+from tiny_run import tiny_config, write_crops, write_pairs
 
 
 @dataclass(frozen=True)

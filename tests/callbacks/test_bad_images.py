@@ -1,13 +1,9 @@
 """What a run does with training images that it cannot read."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import facelit, make_run, write_crops
 
 from facelit.callbacks.bad_images import BadImageLog
 from facelit.cli import main
@@ -15,6 +11,7 @@ from facelit.data import IdentityFolder
 from facelit.data.batches import TrainBatch
 from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
+from tiny_run import facelit, make_run, write_crops
 
 SKIP = ["--data.on_bad_image", "skip", "--data.max_bad_share", "0.1"]
 

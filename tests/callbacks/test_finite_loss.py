@@ -1,6 +1,5 @@
 """StopOnNonFiniteLoss: the run ends, the message says where, and good checkpoints stay."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +9,6 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import write_crops
-
 from facelit import FacelitError, FaceRecognizer
 from facelit.backbones import VGG16
 from facelit.callbacks import LastCheckpoint
@@ -20,6 +16,7 @@ from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.data import FaceDataModule, IdentityFolder
 from facelit.heads import SoftmaxHead
 from facelit.heads.base import Head, HeadOutput
+from tiny_run import write_crops
 
 
 class BreaksAt(Head):

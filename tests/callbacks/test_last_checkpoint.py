@@ -1,6 +1,5 @@
 """LastCheckpoint: when `last.ckpt` is written, and what it knows."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,13 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import make_run, write_crops
-
 from facelit import FaceRecognizer
 from facelit.backbones import VGG16
 from facelit.callbacks import LastCheckpoint
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder
 from facelit.heads import SoftmaxHead
+from tiny_run import make_run, write_crops
 
 
 def recorded_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -1,6 +1,5 @@
 """The bar is brought up to date a few times a second, and at the end of an epoch."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,10 @@ import pytest
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import make_run
-
 from facelit.callbacks import LastCheckpoint, progress_bar
 from facelit.callbacks.progress_bar import QuickProgressBar
 from facelit.cli_training import main
+from tiny_run import make_run
 
 
 @pytest.mark.parametrize(

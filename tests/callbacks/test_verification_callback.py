@@ -2,7 +2,6 @@
 
 import csv
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import make_run
-
 from facelit import FacelitError
 from facelit.checkpoints import store_calibration
 from facelit.cli import main
 from facelit.data import FaceDataModule, PairsFolder
 from facelit.verification import evaluate_pairs
+from tiny_run import make_run
 
 SETS = {"tiny": "pairs.txt", "also": "more_pairs.txt"}
 

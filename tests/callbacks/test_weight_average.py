@@ -1,6 +1,5 @@
 """WeightAverage against an average worked out from recorded weights; and what validations, checkpoints and resumes make of it."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +11,6 @@ import torch.distributed as dist
 from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import make_run, write_crops, write_pairs
-from two_processes import run_on_two_processes
-
 import facelit
 from facelit import FaceRecognizer
 from facelit.backbones import VGG16
@@ -23,6 +18,8 @@ from facelit.callbacks import WeightAverage
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder, PairsFolder
 from facelit.heads import SoftmaxHead
+from tiny_run import make_run, write_crops, write_pairs
+from two_processes import run_on_two_processes
 
 DECAY = 0.5
 State = dict[str, Tensor]

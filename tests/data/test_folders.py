@@ -1,21 +1,18 @@
 """Identity folders, lists of people, pairs files, single crops: what is read, and what is refused."""
 
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import write_crops, write_pairs
-
 from facelit.data.identity_folder import IdentityFolder
 from facelit.data.pairs import PairsFolder, read_pairs
 from facelit.data.people import read_people
 from facelit.errors import FacelitError
 from facelit.storage.images import list_images, read_crop
+from tiny_run import write_crops, write_pairs
 
 
 @pytest.fixture(scope="module")

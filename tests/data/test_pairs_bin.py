@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +10,10 @@ import pytest
 from PIL import Image
 from sklearn.model_selection import KFold
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import write_crops, write_pairs
-
 from facelit.data.pairs import PairsFolder
 from facelit.data.pairs_bin import PairsBin, write_bin_of
 from facelit.errors import FacelitError
+from tiny_run import write_crops, write_pairs
 
 
 def _png(value: int, size: int = 112) -> bytes:

@@ -2,18 +2,14 @@
 
 import math
 import statistics
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from literal_softmax import OwnCosine, assert_equals_literal, batch_at, literal_loss
-
 from facelit.heads import AdaFaceHead, CosFaceHead
+from literal_softmax import OwnCosine, assert_equals_literal, batch_at, literal_loss
 
 IDENTITIES, DIM = 5, 4
 LABELS = torch.tensor([0, 1, 1, 4, 3, 2])

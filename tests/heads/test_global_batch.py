@@ -1,17 +1,12 @@
 """Every head on two processes whose parts of a batch differ in size: loss, gradients and centers of one process."""
 
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from two_processes import run_on_two_processes
 
 from facelit.distributed import global_batch, part_sizes
 from facelit.heads import (
@@ -25,6 +20,7 @@ from facelit.heads import (
     SoftmaxHead,
     TripletHead,
 )
+from two_processes import run_on_two_processes
 
 IDENTITIES, DIM = 4, 5
 HEADS = ["softmax", "center", "triplet", "arcface", "cosface", "combined", "adaface"]

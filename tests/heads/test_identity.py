@@ -1,17 +1,12 @@
 """What all identity heads share: losses against literal ones, degenerate inputs, labels, metrics, precisions."""
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from literal_softmax import assert_equals_literal
 
 from facelit.heads import (
     AdaFaceHead,
@@ -25,6 +20,7 @@ from facelit.heads import (
     SoftmaxHead,
 )
 from facelit.heads.base import metrics_wanted
+from literal_softmax import assert_equals_literal
 
 IDENTITIES, DIM = 5, 4
 LABELS = torch.tensor([0, 1, 1, 4, 3, 2, 4])

@@ -1,6 +1,5 @@
 """Center loss beside any identity loss: in Python, and from the command line."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,6 @@ import torch
 import yaml
 from jsonargparse import ActionConfigFile
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import make_run
 
 from facelit.cli_training import FacelitParser, main
 from facelit.errors import FacelitError
@@ -28,6 +24,7 @@ from facelit.heads import (
     SoftmaxHead,
 )
 from facelit.optim import CenterSGD
+from tiny_run import make_run
 
 IDENTITIES, DIM = 5, 4
 LABELS = torch.tensor([0, 1, 1, 4, 3, 1])

@@ -1,18 +1,13 @@
 """Comparing a batch with some of the identities only; a sharded head in a single process."""
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from literal_softmax import literal_loss, loss_and_gradients
 
 from facelit.heads import (
     AdaFaceHead,
@@ -26,6 +21,7 @@ from facelit.heads import (
 )
 from facelit.heads import identity as identity_module
 from facelit.heads.rows import Rows
+from literal_softmax import literal_loss, loss_and_gradients
 
 IDENTITIES, DIM = 20, 4
 LABELS = torch.tensor([3, 17, 17, 0])

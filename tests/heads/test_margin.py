@@ -4,21 +4,17 @@
 """
 
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from literal_softmax import OwnCosine, assert_equals_literal, batch_at, falling_cosine, literal_loss
-
 from facelit.heads import AdaFaceHead, ArcFaceHead, CombinedMarginHead, CosFaceHead, MarginHead
 from facelit.heads.identity import IdentityHead
 from facelit.heads.margin import combined_margin
+from literal_softmax import OwnCosine, assert_equals_literal, batch_at, falling_cosine, literal_loss
 
 IDENTITIES, DIM = 5, 4
 LABELS = torch.tensor([0, 1, 1, 4, 3, 2])

@@ -14,15 +14,13 @@ from pytorch_metric_learning import distances, losses, miners, reducers, regular
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import ROOT, make_run
-from two_processes import run_on_two_processes
-
 from facelit.cli import main
 from facelit.distributed import global_batch, part_sizes
 from facelit.errors import FacelitError
 from facelit.heads import MetricLearningHead
 from facelit.heads.base import metrics_wanted
+from tiny_run import ROOT, make_run
+from two_processes import run_on_two_processes
 
 IDENTITIES, DIM = 5, 6
 LABELS = [0, 0, 1, 1, 1, 2, 2, 3, 3, 0, 4, 2]  # identity 4 has one image

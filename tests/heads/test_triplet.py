@@ -1,7 +1,5 @@
 """TripletHead against plain loops over listed triplets, in float64."""
 
-import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -9,13 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from two_processes import run_on_two_processes
-
 from facelit.errors import FacelitError
 from facelit.heads import TripletHead
 from facelit.heads.base import metrics_wanted
 from facelit.heads.triplet import take_drawn
+from two_processes import run_on_two_processes
 
 MININGS = ["semihard", "hard", "all", "random"]
 

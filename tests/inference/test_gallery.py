@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trained_run import TrainedRun, read, unit
-
 import facelit
 from facelit.errors import FacelitError
 from facelit.inference import FaceModel, Gallery
 from facelit.inference.enrolment import list_people
 from facelit.inference.gallery import Embeddings, mean_templates
+from trained_run import TrainedRun, read, unit
 
 
 def rows(count: int, length: int = 8, seed: int = 0) -> Embeddings:

@@ -10,16 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import ROOT
-from trained_run import TrainedRun, calibration, read, unit
-
 import facelit
 from facelit.align import TEMPLATE, Faces
 from facelit.backbones import VGG16
 from facelit.errors import FacelitError
 from facelit.inference import FaceModel, NoFaceError
 from facelit.storage.images import BadImageError
+from tiny_run import ROOT
+from trained_run import TrainedRun, calibration, read, unit
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,12 @@
 """Which threshold decides, and the words for it."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trained_run import calibration
-
 from facelit.errors import FacelitError
 from facelit.inference.thresholds import choose_threshold, percent
+from trained_run import calibration
 
 KEPT = {**calibration(best_accuracy=0.4, far_1e2=0.5), "second": calibration(far_1e3=0.6)["made_up"]}
 

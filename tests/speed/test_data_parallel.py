@@ -1,6 +1,5 @@
 """FaceDDP: its settings change no weight, and compressed gradients stay close."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,14 +11,12 @@ from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from two_processes import run_on_two_processes
-
 from facelit import FacelitError
 from facelit.cli_training import FacelitCLI, main
 from facelit.distributed import rank
 from facelit.heads import CenterLossHead
 from facelit.speed import FaceDDP
+from two_processes import run_on_two_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 

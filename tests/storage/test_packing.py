@@ -23,8 +23,6 @@ from facelit.storage.images import BadImageError
 from facelit.storage.open import open_store
 from facelit.storage.packed import MANIFEST, PackedStore, Shard, shard_path
 from facelit.storage.packing import SKIPPED, pack, verify
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_run import ROOT
 
 

@@ -1,14 +1,10 @@
 """RecordIO's records: cut where they hold the magic number, joined again, and refused where damaged."""
 
 import struct
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from record_oracle import MAGIC, part, payload, record
 
 from facelit.errors import FacelitError
 from facelit.storage.record_file import (
@@ -19,6 +15,7 @@ from facelit.storage.record_file import (
     encode_record,
     read_head,
 )
+from record_oracle import MAGIC, part, payload, record
 
 
 def _file(folder: Path, data: bytes) -> RecordFile:

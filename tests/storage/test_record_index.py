@@ -1,18 +1,15 @@
 """train.idx: read, made anew where it is absent, and the first record named that is not all there."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from record_oracle import MAGIC, insightface_set, record, some_image
-
 from facelit.errors import FacelitError
 from facelit.storage import record_index
 from facelit.storage.record_file import RecordFile
 from facelit.storage.record_index import check_whole, read_index, walk_index
+from record_oracle import MAGIC, insightface_set, record, some_image
 
 
 def _people(seed: int = 0) -> list[tuple[int, list[bytes]]]:

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -10,14 +9,12 @@ import numpy as np
 import pyarrow
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from record_oracle import MAGIC, MemoryStore, RecordSet, insightface_set, part, payload, read_set, record, some_image
-
 from facelit.errors import FacelitError
 from facelit.storage import recordio
 from facelit.storage.folder import FolderStore
 from facelit.storage.images import BadImageError
 from facelit.storage.recordio import RecordStore, write_recordio
+from record_oracle import MAGIC, MemoryStore, RecordSet, insightface_set, part, payload, read_set, record, some_image
 
 People = list[tuple[int, list[bytes]]]
 

@@ -15,9 +15,6 @@ import torch
 import yaml
 from scipy.stats import binomtest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run
-
 from facelit import FacelitError
 from facelit.backbones import VGG16
 from facelit.cli import main
@@ -25,6 +22,7 @@ from facelit.data import SyntheticFaces
 from facelit.tools.card import card
 from facelit.tools.card_facts import gather
 from facelit.tools.card_text import wilson_interval
+from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run
 
 HEADINGS = [
     "# Face embeddings by VGG16",

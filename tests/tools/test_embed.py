@@ -1,6 +1,5 @@
 """`facelit embed` on the command line: files, and what was left out."""
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trained_run import TrainedRun, read, unit
-
 from facelit.cli import main
 from facelit.inference.photos import FaceFinder, FoundFaces, NoFaceError
 from facelit.tools.embed import read_ahead
+from trained_run import TrainedRun, read, unit
 
 
 def run(*arguments: object) -> int:

@@ -1,7 +1,6 @@
 """`facelit identify` on the command line."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trained_run import TrainedRun, calibration, read, unit
-
 from facelit.cli import main
 from facelit.inference.photos import FaceFinder, FoundFaces, NoFaceError
+from trained_run import TrainedRun, calibration, read, unit
 
 
 def run(*arguments: object) -> int:

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_run import ROOT
-from trained_run import TrainedRun, calibration, read, unit
-
 from facelit.cli import main
 from facelit.inference.photos import FaceFinder, FoundFaces, NoFaceError
+from tiny_run import ROOT
+from trained_run import TrainedRun, calibration, read, unit
 
 
 def run(*arguments: object) -> int:

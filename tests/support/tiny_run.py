@@ -1,7 +1,4 @@
-"""A training run small enough for a test: crops on disk, a configuration of one-layer size, the real command line.
-
-Test files that use it put this folder on `sys.path` first, as for `two_processes`.
-"""
+"""A training run small enough for a test: crops on disk, a configuration of one-layer size, the real command line."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NUM_IDENTITIES, IMAGES_EACH = 8, 6
 
 

@@ -1,7 +1,4 @@
-"""A checkpoint that the real command line has trained, once for all test files, and its embeddings computed by hand.
-
-Test files that use it put this folder on `sys.path` first, as for `tiny_run`.
-"""
+"""A checkpoint that the real command line has trained, once for all test files, and its embeddings computed by hand."""
 
 from __future__ import annotations
 
@@ -16,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from tiny_run import make_run
 
 from facelit.backbones import VGG16
 from facelit.cli import main
+from tiny_run import make_run
 
 
 @dataclass(frozen=True)

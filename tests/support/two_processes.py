@@ -1,10 +1,5 @@
 """Runs a function on two gloo processes of this machine, for the tests of distributed training.
 
-Tests are not a package, so a test file first makes this one importable::
-
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
-    from two_processes import run_on_two_processes
-
 The processes live as long as the test session: starting them (importing torch twice) takes longer than most tests.
 """
 

@@ -1,7 +1,4 @@
-"""RecordIO and InsightFace's layout, written and read from their description alone, slowly and literally.
-
-Test files that use it put this folder on `sys.path` first.
-"""
+"""RecordIO and InsightFace's layout, written and read from their description alone, slowly and literally."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The losses of the identity heads as their papers write them: sample by sample, identity by identity, in float64.
-
-Test files that use it put this folder on `sys.path` first, as for `two_processes`.
-"""
+"""The losses of the identity heads as their papers write them: sample by sample, identity by identity, in float64."""
 
 import math
 from collections.abc import Callable, Sequence
