@@ -6,7 +6,7 @@ from facelit.errors import FacelitError
 
 if TYPE_CHECKING:
     from facelit.inference import load
-    from facelit.recognizer import FaceRecognizer
+    from facelit.training.recognizer import FaceRecognizer
 
 __version__ = "0.1.0"
 __all__ = ["FaceRecognizer", "FacelitError", "__version__", "load"]
@@ -15,7 +15,7 @@ __all__ = ["FaceRecognizer", "FacelitError", "__version__", "load"]
 def __getattr__(name: str) -> Any:
     """Imports torch and Lightning only when what needs them is asked for: heads and losses come without Lightning."""
     if name == "FaceRecognizer":
-        from facelit.recognizer import FaceRecognizer
+        from facelit.training.recognizer import FaceRecognizer
 
         return FaceRecognizer
     if name == "load":

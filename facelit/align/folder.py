@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from facelit import processes
 from facelit.align import journal
 from facelit.align.aligning import Which, align_face, choose_faces, find_faces
 from facelit.align.detectors import Detector, Faces
@@ -26,9 +25,10 @@ from facelit.align.photo_tree import PhotoTree
 from facelit.align.photos import Photo, read_photo
 from facelit.align.template import estimate_similarity, warp
 from facelit.errors import FacelitError
-from facelit.processes import count_one, run_in_processes
-from facelit.progress import progress_bar
+from facelit.storage import processes
 from facelit.storage.images import BadImageError, Crop
+from facelit.storage.processes import count_one, run_in_processes
+from facelit.storage.progress import progress_bar
 
 CropFormat = Literal["jpg", "png"]
 

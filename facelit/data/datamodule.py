@@ -20,8 +20,8 @@ from facelit.data.resuming import TrainLoader, begin_at_epoch, fingerprint
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
-from facelit.progress import progress_bar
 from facelit.storage.images import list_images
+from facelit.storage.progress import progress_bar
 
 NO_TRAINING_SET = (
     "no training set: name one with --data.train IdentityFolder --data.train.root FOLDER, or try the built-in faces with"

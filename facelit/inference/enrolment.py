@@ -11,8 +11,8 @@ import numpy as np
 from facelit.errors import FacelitError
 from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
 from facelit.inference.photos import Crops, Photo
-from facelit.progress import progress_bar
 from facelit.storage.images import BadImageError, Crop, list_images
+from facelit.storage.progress import progress_bar
 
 People = Mapping[str, Sequence[Photo]]
 """Photos by the name of the person."""

@@ -23,11 +23,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from facelit.errors import FacelitError
-from facelit.progress import progress_bar
 from facelit.storage.arrow import column_of, names_of, new_file, offsets_of, open_mapped
 from facelit.storage.base import CropStore
 from facelit.storage.images import is_image, read_file
 from facelit.storage.names import Names
+from facelit.storage.progress import progress_bar
 
 INDEX_NAME = ".facelit-index.arrow"
 """The index beside the data; hidden, so that no listing takes it for an identity."""

@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from facelit import processes
 from facelit.errors import FacelitError
-from facelit.processes import run_in_processes
-from facelit.progress import progress_bar
+from facelit.storage import processes
 from facelit.storage.arrow import column_of, new_file
 from facelit.storage.base import CropStore
 from facelit.storage.images import BadImageError, decode_crop
 from facelit.storage.packed import IDENTITIES, MANIFEST, SHARD_SCHEMA, Manifest, PackedStore, Shard, shard_path
+from facelit.storage.processes import run_in_processes
+from facelit.storage.progress import progress_bar
 
 IMAGES_PER_SHARD = 65_536
 """About 300 MB of JPEG crops: few files, and enough of them for all processes."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from facelit.errors import FacelitError
-from facelit.progress import progress_bar
+from facelit.storage.progress import progress_bar
 from facelit.storage.record_file import CutShortError, Heads, RecordError, RecordFile
 
 DOWNLOAD_AGAIN = "Download the set again."

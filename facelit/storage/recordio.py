@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
-from facelit.progress import progress_bar
 from facelit.storage.base import CropStore
 from facelit.storage.images import BadImageError
 from facelit.storage.names import Names
+from facelit.storage.progress import progress_bar
 from facelit.storage.record_file import MAX_IMAGE, RecordError, RecordFile, encode_image, encode_record, read_head
 from facelit.storage.record_index import (
     CHUNK,

@@ -17,7 +17,7 @@ from facelit.align.folder import Options, Result, align_folder, detector_opener
 from facelit.align.landmark_file import Landmarks, read_landmarks
 from facelit.align.photo_tree import PhotoTree, list_photos
 from facelit.errors import FacelitError
-from facelit.processes import default_jobs
+from facelit.storage.processes import default_jobs
 from facelit.tools.align_report import SHEET, print_table, sort_outcomes, write_lists, write_sheet
 
 _BATCH_ON_A_GPU = 32
@@ -91,7 +91,7 @@ def align(
     return _run(tree, Path(dst), options, opener, known, jobs)
 
 
-align.examples = [  # type: ignore[attr-defined]  # read by facelit.cli_tools
+align.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
     "photos crops",
     "datasets/vggface2/raw datasets/vggface2/train --min_face 60 --jobs 16",
     "datasets/lfw/raw datasets/lfw/aligned --which central --format png",

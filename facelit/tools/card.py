@@ -52,7 +52,7 @@ def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool 
     return 0
 
 
-card.examples = [  # type: ignore[attr-defined]  # read by facelit.cli_tools
+card.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
     "",
     "--checkpoint runs/center/version_0/checkpoints/last.ckpt",
     "--checkpoint runs/center/version_0/checkpoints/last.ckpt --out published/README.md",

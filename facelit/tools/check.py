@@ -87,7 +87,7 @@ def check(
     return int(any(finding.count for finding in findings if finding.key in _STOPS_TRAINING))
 
 
-check.examples = [  # type: ignore[attr-defined]  # read by facelit.cli_tools
+check.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
     "datasets/vggface2/train",
     "datasets/vggface2/train --against datasets/lfw/aligned_112 --pairs datasets/lfw/pairs.txt",
     "datasets/faces_emore --against datasets/lfw.bin datasets/cfp_fp.bin --report faces.json --sheet faces.png",

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
-from facelit.processes import default_jobs
-from facelit.progress import progress_bar
 from facelit.storage.images import BadImageError, Crop, list_images
+from facelit.storage.processes import default_jobs
+from facelit.storage.progress import progress_bar
 from facelit.tools.recognition import check_output, open_model, remark, remark_several_faces
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def embed(
     return int(bool(skipped))
 
 
-embed.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli_tools
+embed.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli.parser
 embed.examples = [  # type: ignore[attr-defined]  # likewise
     "photos",
     "crops --aligned --checkpoint runs/center/version_0/checkpoints/last.ckpt --out crops.parquet",

@@ -70,7 +70,7 @@ def export(
     return 0
 
 
-export.positional = ("out",)  # type: ignore[attr-defined]  # read by facelit.cli_tools
+export.positional = ("out",)  # type: ignore[attr-defined]  # read by facelit.cli.parser
 export.examples = [  # type: ignore[attr-defined]  # likewise
     "face.onnx",
     "face.onnx --checkpoint runs/center/version_0/checkpoints/last.ckpt --crops datasets/lfw/aligned_112",

@@ -94,7 +94,7 @@ def identify(
     return 1 if asked.failed else 0
 
 
-identify.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli_tools
+identify.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli.parser
 identify.examples = [  # type: ignore[attr-defined]  # likewise
     "--gallery people photo.jpg",
     "party/*.jpg --gallery people --which all --at far_1e-3 --show answers.png",

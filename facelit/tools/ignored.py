@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from facelit.errors import FacelitError
-from facelit.progress import progress_bar
 from facelit.storage.images import IMAGE_SUFFIXES, is_image
 from facelit.storage.names import Names
 from facelit.storage.packed import MANIFEST
+from facelit.storage.progress import progress_bar
 from facelit.tools.findings import Finding, Item
 
 _OTHER_IMAGES = (

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from facelit.errors import FacelitError
-from facelit.processes import default_jobs
 from facelit.storage.base import CropStore
 from facelit.storage.open import open_store
 from facelit.storage.packed import MANIFEST, Manifest, PackedStore
 from facelit.storage.packing import SKIPPED
 from facelit.storage.packing import pack as write_pack
 from facelit.storage.packing import verify as compare
+from facelit.storage.processes import default_jobs
 
 _SHOWN = 10
 
@@ -84,7 +84,7 @@ def pack(
     return 0
 
 
-pack.positional = ("dst",)  # type: ignore[attr-defined]  # read by facelit.cli_tools
+pack.positional = ("dst",)  # type: ignore[attr-defined]  # read by facelit.cli.parser
 pack.examples = [  # type: ignore[attr-defined]  # likewise
     "datasets/vggface2/train datasets/vggface2-packed",
     "datasets/vggface2/train datasets/vggface2-packed --verify",

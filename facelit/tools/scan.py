@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from facelit import processes
 from facelit.errors import FacelitError
-from facelit.processes import count_one, default_jobs, run_in_processes
-from facelit.progress import progress_bar
+from facelit.storage import processes
 from facelit.storage.base import CropStore
 from facelit.storage.images import BadImageError, decode_crop
+from facelit.storage.processes import count_one, default_jobs, run_in_processes
+from facelit.storage.progress import progress_bar
 
 FACTS = np.dtype(
     [("digest", "u8", 2), ("width", "u4"), ("height", "u4"), ("num_bytes", "u4"), ("format", "u1"), ("is_grey", "?")]

@@ -76,7 +76,7 @@ def verify(
     return 0 if verdict.same else 1
 
 
-verify.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli_tools
+verify.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli.parser
 verify.examples = [  # type: ignore[attr-defined]  # likewise
     "A.jpg B.jpg",
     "A.jpg B.jpg --checkpoint runs/center/version_0/checkpoints/last.ckpt --at far_1e-3 --show pair.png",

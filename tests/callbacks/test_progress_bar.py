@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
 from facelit.callbacks import LastCheckpoint, progress_bar
 from facelit.callbacks.progress_bar import QuickProgressBar
-from facelit.cli_training import main
+from facelit.cli.training import main
 from tiny_run import make_run
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 
 from facelit.data.identity_folder import IdentityFolder
 from facelit.data.pairs import PairsFolder, read_pairs
-from facelit.data.people import read_people
 from facelit.errors import FacelitError
 from facelit.storage.images import list_images, read_crop
+from facelit.storage.people import read_people
 from tiny_run import write_crops, write_pairs
 
 

@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ActionConfigFile
 from torch import Tensor
 
-from facelit.cli_training import FacelitParser, main
+from facelit.cli.training import FacelitParser, main
 from facelit.errors import FacelitError
 from facelit.heads import (
     AdaFaceHead,

@@ -214,10 +214,10 @@ def test_nothing_is_downloaded(trained: TrainedRun, tmp_path: Path, monkeypatch:
     [
         "os.system",
         "torch.nn.Linear",
-        "facelit.processes.default_jobs",
+        "facelit.storage.processes.default_jobs",
         "facelit.nowhere.Net",
         "facelit.backbones.nn",
-        "facelit.recognizer.LightningModule",
+        "facelit.training.recognizer.LightningModule",
         "Net",
         "facelit.optim.CenterSGD",
     ],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facelit import FacelitError
-from facelit.cli_training import FacelitCLI, main
+from facelit.cli.training import FacelitCLI, main
 from facelit.distributed import rank
 from facelit.heads import CenterLossHead
 from facelit.speed import FaceDDP

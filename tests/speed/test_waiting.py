@@ -16,7 +16,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import facelit.recognizer
+import facelit.training.recognizer
 from facelit import FaceRecognizer, heads
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.data import Augmentation, FaceDataModule
@@ -71,7 +71,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         steps.append(1)
         return {name: torch.zeros(()) for name in figures}
 
-    monkeypatch.setattr(facelit.recognizer, "read_together", read_together)
+    monkeypatch.setattr(facelit.training.recognizer, "read_together", read_together)
     monkeypatch.setattr(StopOnNonFiniteLoss, "_stop_if_bad", lambda self, trainer: None)
     return steps
 

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from facelit.errors import FacelitError
-from facelit.processes import run_in_processes
 from facelit.storage.images import BadImageError, read_crop
 from facelit.storage.open import open_store
+from facelit.storage.processes import run_in_processes
 from facelit.tools import scan as scan_module
 from facelit.tools.check import check
 from facelit.tools.check_report import write_report

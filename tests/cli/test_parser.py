@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from facelit.cli import TOOLS, TRAINING, main
-from facelit.cli_tools import make_parser
+from facelit.cli.parser import make_parser
 from facelit.errors import FacelitError
 from tiny_run import ROOT, write_crops
 

@@ -21,13 +21,13 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from facelit import backbones, heads
 from facelit.callbacks import EmbeddingWriter, LastCheckpoint, QuickProgressBar, VerificationCallback
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
-from facelit.cli_errors import explain, name_broken_config
-from facelit.cli_resume import adopt_model, refuse_other_model
+from facelit.cli.errors import explain, name_broken_config
+from facelit.cli.resume import adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.errors import FacelitError
-from facelit.recognizer import FaceRecognizer
 from facelit.speed.hardware import allow_tf32, best_precision, tries_kernels
+from facelit.training.recognizer import FaceRecognizer
 
 __all__ = ["FacelitCLI", "backbones", "heads", "main"]  # importing the rooms lets short class names resolve
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from facelit import processes
 from facelit.errors import FacelitError
-from facelit.processes import run_in_processes
+from facelit.storage import processes
+from facelit.storage.processes import run_in_processes
 
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from facelit.processes import run_in_processes
+from facelit.storage.processes import run_in_processes
 
 def work(folder):
     Path(folder, str(os.getpid())).touch()
@@ -54,7 +54,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script, started = tmp_path / "script.py", tmp_path / "started"
     script.write_text(SCRIPT)
     started.mkdir()
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     parent = subprocess.Popen([sys.executable, script, started], env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -17,7 +17,6 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from facelit import sharding
 from facelit.callbacks.bad_images import BadImageLog
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.weight_average import WeightAverage
@@ -29,12 +28,13 @@ from facelit.errors import FacelitError
 from facelit.heads import Head
 from facelit.heads.base import metrics_wanted
 from facelit.optim import WarmupSchedule, parameter_groups
-from facelit.run_length import total_steps
 from facelit.speed.compiling import CompileMode, make_compiled
 from facelit.speed.fusing import StepWatch, fuse
 from facelit.speed.reading import read_together
 from facelit.speed.recomputing import recompute_activations
 from facelit.speed.signals import ask_rarely
+from facelit.training import sharding
+from facelit.training.run_length import total_steps
 
 
 def _default_optimizer(params: Any) -> torch.optim.Optimizer:

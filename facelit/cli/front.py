@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     # Only now: this import takes seconds.
-    from facelit.cli_training import main as main_of_training
+    from facelit.cli.training import main as main_of_training
 
     main_of_training(arguments)
 
@@ -87,7 +87,7 @@ def overview() -> str:
 
 def _run_tool(name: str, arguments: list[str]) -> int:
     """Parses a tool's arguments by its function's signature, and calls it."""
-    from facelit.cli_tools import make_parser
+    from facelit.cli.parser import make_parser
 
     function = getattr(import_module(f"facelit.tools.{name}"), name)
     options: dict[str, Any] = make_parser(function, f"{_program()} {name}").parse_args(arguments).as_dict()

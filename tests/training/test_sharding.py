@@ -13,10 +13,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facelit import FacelitError, FaceRecognizer
-from facelit.cli_training import main
+from facelit.cli.training import main
 from facelit.distributed import _sending_device, gather_rows, global_batch, part_sizes
 from facelit.heads import AdaFaceHead, ArcFaceHead, CenterTerm, IdentityHead, SoftmaxHead
-from facelit.sharding import clip_gradients, gather_checkpoint, names_in_model, places_in_optimizer, shard_checkpoint
+from facelit.training.sharding import (
+    clip_gradients,
+    gather_checkpoint,
+    names_in_model,
+    places_in_optimizer,
+    shard_checkpoint,
+)
 from tiny_run import facelit, make_run, tiny_config, write_config
 from two_processes import run_on_two_processes
 

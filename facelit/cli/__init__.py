@@ -1,0 +1,5 @@
+"""The command line."""
+
+from facelit.cli.front import TOOLS, TRAINING, main
+
+__all__ = ["TOOLS", "TRAINING", "main"]

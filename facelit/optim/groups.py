@@ -1,0 +1,29 @@
+"""Parameter groups: which parameters get weight decay."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+
+def parameter_groups(parameters: Iterable[Tensor], decay_norms_and_biases: bool) -> list[Tensor] | list[dict[str, Any]]:
+    """Parameters as an optimizer takes them, with or without weight decay for those that only shift and scale.
+
+    Biases, the weights of norms and the slopes of PReLU have fewer than two dimensions, and nothing else does: He et al.,
+    Bag of Tricks for Image Classification, CVPR 2019, sec. 3.1 ("no bias decay").
+
+    Args:
+        parameters: of the network and its head; those without gradient are left out.
+        decay_norms_and_biases: whether all parameters get the optimizer's own weight decay.
+
+    Returns:
+        All of them, or a group with the optimizer's weight decay and one without; neither is empty.
+    """
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
+    if decay_norms_and_biases:
+        return wanted
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in wanted if parameter.ndim >= 2]},
+        {"params": [parameter for parameter in wanted if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
