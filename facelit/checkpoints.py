@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from facelit.errors import FacelitError
+from facelit.storage.files import replacing
 
 CHECKPOINT_KEY = "facelit"
 """Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`, `identity_places`, `weight_average`."""
@@ -74,15 +74,12 @@ def store_calibration(path: Path | str, calibration: Mapping[str, Mapping[str, A
         if name not in measured and entry.get("step") == step
     }
     checkpoint[CHECKPOINT_KEY] = {**own, "calibration": {**measured, **others}}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save(checkpoint, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            torch.save(checkpoint, temporary)
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
         reason = str(error).strip().splitlines()[0][:120]
         raise FacelitError(f"{path}: cannot write the thresholds into this checkpoint ({reason}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:

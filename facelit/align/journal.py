@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facelit.errors import FacelitError
+from facelit.storage.files import replacing
 
 try:
     import fcntl
@@ -153,13 +154,8 @@ def replace_bytes(target: Path, path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    temporary = target / FOLDER / f".{os.getpid()}-{path.name[-80:]}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, staging=target / FOLDER) as temporary, open(temporary, "wb") as file:
+        file.write(data)
 
 
 def _lines(path: Path) -> Iterator[Outcome]:

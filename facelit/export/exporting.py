@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +18,7 @@ from facelit.export.graph import EmbeddingGraph
 from facelit.export.metadata import DType, Layout, Metadata
 from facelit.export.runner import Crops, Floats, Runner
 from facelit.inference import FaceModel
+from facelit.storage.files import cannot_write, replacing
 
 TOLERANCE = 1e-4
 """Largest difference in any component of a unit-length embedding at which an exported file counts."""
@@ -84,15 +82,18 @@ def export_model(
     metadata = _describe(model, graph)
     expected = _expected(model, crops, graph.l2)
     _check_target(path, model.checkpoint_path)
-    with _appearing_at(path) as temporary:
-        _write(chosen, graph, metadata, temporary, path)
-        difference = _compare(chosen.open_runner(temporary, graph), graph, crops, expected)
-        worst = float(np.max(list(difference.values())))  # numpy's: a NaN among them is the largest
-        if not worst <= tolerance:  # a NaN is no agreement
-            raise FacelitError(
-                f"{path}: not written. In {chosen.opened_in} the embeddings of {len(crops)} crops differ from the checkpoint's"
-                f" by up to {worst:.2g}, more than {tolerance:g}."
-            )
+    try:
+        with replacing(path) as temporary:
+            _write(chosen, graph, metadata, temporary, path)
+            difference = _compare(chosen.open_runner(temporary, graph), graph, crops, expected)
+            worst = float(np.max(list(difference.values())))  # numpy's: a NaN among them is the largest
+            if not worst <= tolerance:  # a NaN is no agreement
+                raise FacelitError(
+                    f"{path}: not written. In {chosen.opened_in} the embeddings of {len(crops)} crops differ from the"
+                    f" checkpoint's by up to {worst:.2g}, more than {tolerance:g}."
+                )
+    except OSError as error:
+        raise cannot_write(path, error) from None
     return Exported(path, metadata, len(crops), difference, chosen.opened_in)
 
 
@@ -172,19 +173,6 @@ def _check_target(path: Path, checkpoint: Path) -> None:
         raise FacelitError(f"{path.parent}: there is no such folder. Make it first.")
     if path.exists() and path.samefile(checkpoint):
         raise FacelitError(f"{path} is the checkpoint itself: name another file.")
-
-
-@contextmanager
-def _appearing_at(path: Path) -> Iterator[Path]:
-    """A file beside `path` that is moved there if all goes well, and removed if not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FacelitError(f"{path}: cannot write this file ({error.strerror or error}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write(chosen: Format, graph: EmbeddingGraph, metadata: Metadata, temporary: Path, path: Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
-from facelit.inference.files import replace_file
 from facelit.inference.photos import Crops
+from facelit.storage.files import replace_file
 
 if TYPE_CHECKING:
     from facelit.inference.faiss_index import CodeIndex

@@ -13,8 +13,8 @@ Labels = npt.NDArray[np.int32]
 """Identity number of each image, shape (num_images,), values in [0, num_identities)."""
 
 
-class CropStore(ABC):
-    """Encoded crops with names and identities, in whatever files they lie.
+class ImageStore(ABC):
+    """Encoded images with names and identities, in whatever files they lie.
 
     What a store knows of an image is in arrays, a few tens of bytes each, which worker processes share with their
     parent. A store that is pickled (for a worker that is not forked) carries its path only and opens its files anew.
@@ -41,9 +41,13 @@ class CropStore(ABC):
         """What to call image `row` in a message: a path, or a file and a record in it."""
         return str(self.path / self.name(row))
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class CropStore(ImageStore):
+    """A training set: aligned crops, and a way to tell whether they are still the same ones."""
+
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash over what is listed: which images, under which names, in which order."""
-
-    def __len__(self) -> int:
-        return len(self.labels)

@@ -25,6 +25,7 @@ import pyarrow as pa
 from facelit.errors import FacelitError
 from facelit.storage.arrow import column_of, names_of, new_file, offsets_of, open_mapped
 from facelit.storage.base import CropStore
+from facelit.storage.files import replacing
 from facelit.storage.images import is_image, read_file
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
@@ -345,14 +346,10 @@ def _keep(batch: pa.RecordBatch, root: Path) -> tuple[FolderIndex, Path | None]:
     # A folder without any write permission is meant to stay as it is, even where this user (root) could write.
     may_write = bool(root.stat().st_mode & 0o222)
     for path in _places(root)[0 if may_write else 1 :]:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(temporary, batch.schema.with_metadata({b"facelit-index": _VERSION})) as writer:
+            schema = batch.schema.with_metadata({b"facelit-index": _VERSION})
+            with replacing(path) as temporary, new_file(temporary, schema) as writer:
                 writer.write_batch(batch)
-            os.replace(temporary, path)
             return _read_index(path), path
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink()
     return _view(batch), None

@@ -6,6 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,41 @@ def decode_crop(
             pass  # PIL judges, as for every other file
     out[...] = _decode_with_pil(data, place if isinstance(place, str) else place(), resize)
     return out
+
+
+def read_image(data: bytes | memoryview, place: str) -> npt.NDArray[np.uint8]:
+    """Decodes an image at its own size; one of a crop's size gives `decode_crop`'s pixels.
+
+    Args:
+        data: An image file's bytes.
+        place: Where they come from, for messages.
+
+    Returns:
+        uint8 RGB, shape (height, width, 3).
+
+    Raises:
+        BadImageError: `decode_crop` would refuse the image even if it were asked to resize it.
+    """
+    with suppress(Exception):
+        return decode_crop(data, place)
+    try:  # it is of another size, or broken
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                return np.asarray(image.convert("RGB"))
+    except Exception as error:
+        raise _refusal(data, place, error) from None
+
+
+def _refusal(data: bytes | memoryview, place: str, error: Exception) -> BadImageError:
+    """What is wrong with an image, in the words of a training run where that has any."""
+    try:
+        decode_crop(data, place, resize=True)
+    except BadImageError as refused:
+        return refused
+    except Exception as other:
+        error = other
+    return BadImageError(place, f"cannot read this image ({type(error).__name__}: {error})")
 
 
 def check_size(width: int, height: int, place: str) -> None:

@@ -24,6 +24,7 @@ import pyarrow as pa
 from facelit.errors import FacelitError
 from facelit.storage.arrow import names_of, open_mapped
 from facelit.storage.base import CropStore
+from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError
 from facelit.storage.names import Names
 
@@ -80,8 +81,8 @@ class Manifest(NamedTuple):
         text = json.dumps(
             {"format": "facelit-pack", "version": VERSION, "complete": self.complete, **self._asdict()}, indent=1
         )
-        path.with_suffix(".json.tmp").write_text(text + "\n", encoding="utf-8")
-        os.replace(path.with_suffix(".json.tmp"), path)
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

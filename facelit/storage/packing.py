@@ -7,7 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from facelit.errors import FacelitError
 from facelit.storage import processes
 from facelit.storage.arrow import column_of, new_file
 from facelit.storage.base import CropStore
+from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError, decode_crop
 from facelit.storage.packed import IDENTITIES, MANIFEST, SHARD_SCHEMA, Manifest, PackedStore, Shard, shard_path
 from facelit.storage.processes import run_in_processes
@@ -234,9 +235,8 @@ def _write_identities(source: CropStore, target: Path) -> None:
     names = [os.fsencode(name) for name in source.identities]
     schema = pa.schema([("identity", pa.large_binary())])
     column = column_of([len(name) for name in names], b"".join(names))
-    with new_file(target / f"{IDENTITIES}.tmp", schema) as writer:
+    with replacing(target / IDENTITIES) as temporary, new_file(temporary, schema) as writer:
         writer.write_batch(pa.record_batch([column], schema=schema))
-    os.replace(target / f"{IDENTITIES}.tmp", target / IDENTITIES)
 
 
 # What the worker processes run.
@@ -244,24 +244,20 @@ def _write_identities(source: CropStore, target: Path) -> None:
 
 def _write_shard(work: _Work) -> None:
     source, path = _checked_source(work.manifest), shard_path(work.target, work.number)
-    temporary = path.with_suffix(f".arrow.{os.getpid()}.tmp")
     skipped: list[Skipped] = []
     try:
         _skipped_path(path).unlink(missing_ok=True)
-        with new_file(temporary, SHARD_SCHEMA) as writer:
-            for batch in _batches(source, _shard_rows(work.manifest, work.number), work.manifest, skipped):
-                writer.write_batch(batch)
-        wrong = _wrong_checksums(Shard(temporary))
-        if wrong:
-            raise OSError(0, f"the disk gives back other bytes than were written, at {wrong[0]}")
-        if skipped:
-            _skipped_path(path).write_text(json.dumps(skipped), encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            with new_file(temporary, SHARD_SCHEMA) as writer:
+                for batch in _batches(source, _shard_rows(work.manifest, work.number), work.manifest, skipped):
+                    writer.write_batch(batch)
+            wrong = _wrong_checksums(Shard(temporary))
+            if wrong:
+                raise OSError(0, f"the disk gives back other bytes than were written, at {wrong[0]}")
+            if skipped:
+                _skipped_path(path).write_text(json.dumps(skipped), encoding="utf-8")
     except OSError as error:
         raise FacelitError(f"{path}: cannot be written ({error.strerror or error}). {_KEPT}") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _verify_shard(work: _Work) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
+from facelit.storage.files import replace_file
 from facelit.storage.plain_pickle import RefusedError, load_plain
 
 _WAY_OUT = (
@@ -61,15 +62,8 @@ def write_pairs_bin(
     if len(images) != 2 * len(is_same):
         raise ValueError(f"{len(images)} images for {len(is_same)} pairs")
     files = [image if isinstance(image, bytes) else bytes(image) for image in images]
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            pickle.dump((files, [bool(same) for same in is_same]), file, protocol=4)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FacelitError(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replace_file(path) as file:
+        pickle.dump((files, [bool(same) for same in is_same]), file, protocol=4)
 
 
 def _checked(found: object) -> tuple[list[bytes], npt.NDArray[np.bool_]]:

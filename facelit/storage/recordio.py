@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from facelit.errors import FacelitError
 from facelit.storage.base import CropStore
+from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
@@ -136,19 +136,18 @@ def write_recordio(store: CropStore, folder: Path, progress: bool = False) -> No
         raise FacelitError(f"{folder / 'train.rec'} exists: remove it, or write to another folder.")
     if len(store) == 0 or len(store.identities) > _EXACT:
         raise FacelitError(f"{store.path}: {len(store.identities):,} identities; a .rec file holds 1 to {_EXACT:,}.")
-    idx, header, rec = temporary = [folder / f"{name}.tmp" for name in ("train.idx", "property", "train.rec")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_records(store, idx, rec, progress)
-        header.write_text(f"{store.labels.max() + 1},112,112\n", encoding="utf-8")
-        for path in temporary:
-            os.replace(path, path.with_suffix(""))
+        # Moved into place from the last to the first: train.rec, by which readers know such a folder, comes last.
+        with (
+            replacing(folder / "train.rec") as rec,
+            replacing(folder / "property") as header,
+            replacing(folder / "train.idx") as idx,
+        ):
+            _write_records(store, idx, rec, progress)
+            header.write_text(f"{store.labels.max() + 1},112,112\n", encoding="utf-8")
     except OSError as error:
         raise FacelitError(f"{folder}: cannot be written ({error.strerror or error}).") from None
-    finally:
-        for path in temporary:
-            with suppress(OSError):  # there is none, or the folder is none
-                path.unlink()
 
 
 def _write_records(store: CropStore, idx_path: Path, rec_path: Path, progress: bool) -> None:

@@ -16,9 +16,9 @@ from facelit.align.detectors import MIN_FACE, Detector, open_detector
 from facelit.align.folder import Options, Result, align_folder, detector_opener
 from facelit.align.landmark_file import Landmarks, read_landmarks
 from facelit.align.photo_tree import PhotoTree, list_photos
+from facelit.align.report import SHEET, print_table, sort_outcomes, write_lists, write_sheet
 from facelit.errors import FacelitError
 from facelit.storage.processes import default_jobs
-from facelit.tools.align_report import SHEET, print_table, sort_outcomes, write_lists, write_sheet
 
 _BATCH_ON_A_GPU = 32
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facelit.errors import FacelitError
-from facelit.tools.check_report import replace_file
-from facelit.tools.recognition import remark
+from facelit.inference.console import remark
+from facelit.storage.files import replace_file
 
 if TYPE_CHECKING:
-    from facelit.tools.card_facts import Measured
+    from facelit.export.card_facts import Measured
 
 
 def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool = False) -> int:
@@ -32,8 +32,8 @@ def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool 
         FacelitError: The checkpoint is absent or damaged, or the card cannot be written.
     """
     from facelit.checkpoints import newest_checkpoint
-    from facelit.tools.card_facts import gather
-    from facelit.tools.card_text import card_text
+    from facelit.export.card_facts import gather
+    from facelit.export.card_text import card_text
 
     path = Path(checkpoint) if checkpoint is not None else newest_checkpoint()
     if checkpoint is None:
@@ -85,7 +85,5 @@ def _relative(path: Path, target: Path) -> str:
 
 
 def _write(target: Path, content: bytes) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    replace_file(target, write)
+    with replace_file(target) as file:
+        file.write(content)

@@ -8,22 +8,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from facelit.errors import FacelitError
-from facelit.storage.base import CropStore
-from facelit.storage.folder import FolderStore
-from facelit.storage.open import open_store
-from facelit.tools.check_report import (
-    check_writable,
+from facelit.check.findings import find_all
+from facelit.check.ignored import Ignored, find_ignored, ignored_finding, why_empty
+from facelit.check.report import (
     print_summary,
-    replace_file,
     summary,
     verification_summary,
     write_report,
 )
-from facelit.tools.findings import Finding, find_all
-from facelit.tools.ignored import Ignored, find_ignored, ignored_finding, why_empty
-from facelit.tools.scan import scan_images
-from facelit.tools.verification_set import read_verification_sets
+from facelit.check.scan import scan_images
+from facelit.check.verification_set import read_verification_sets
+from facelit.errors import FacelitError
+from facelit.pictures.findings import Finding
+from facelit.storage.base import CropStore
+from facelit.storage.files import check_writable, replace_file
+from facelit.storage.folder import FolderStore
+from facelit.storage.open import open_store
 
 _STOPS_TRAINING = ("unreadable", "wrong_size")
 
@@ -132,7 +132,8 @@ def _open(data: str) -> tuple[CropStore, Ignored | None]:
 
 
 def _write_sheet(path: Path, findings: list[Finding], title: str) -> None:
-    from facelit.tools.contact_sheet import contact_sheet, save_png  # matplotlib: not for --help
+    from facelit.pictures.contact_sheet import contact_sheet, save_png  # matplotlib: not for --help
 
     figure = contact_sheet(findings, title)
-    replace_file(path, lambda temporary: save_png(figure, str(temporary)))
+    with replace_file(path) as file:
+        save_png(figure, file)

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
+from facelit.inference.console import check_output, open_model, remark, remark_several_faces
 from facelit.storage.images import BadImageError, Crop, list_images
 from facelit.storage.processes import default_jobs
 from facelit.storage.progress import progress_bar
-from facelit.tools.recognition import check_output, open_model, remark, remark_several_faces
 
 if TYPE_CHECKING:
     from facelit.inference import FaceModel
@@ -135,7 +135,7 @@ def read_ahead(read: Callable[[Any], Any], items: Sequence[Any], threads: int, a
 
 
 def _write(path: Path, names: list[str], embeddings: npt.NDArray[np.float32], model: FaceModel) -> None:
-    from facelit.inference.files import replace_file
+    from facelit.storage.files import replace_file
 
     with replace_file(path) as file:
         if path.suffix.lower() == ".npz":
@@ -158,7 +158,7 @@ def _report(path: Path, skipped: list[BadImageError], count: int) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    from facelit.inference.files import replace_file
+    from facelit.storage.files import replace_file
 
     with replace_file(path) as file:
         rows = ["photo\treason", *(f"{error.place}\t{error.reason}" for error in skipped)]

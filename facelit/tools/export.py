@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from facelit.errors import FacelitError
-from facelit.tools.recognition import open_model
+from facelit.inference.console import open_model
 
 if TYPE_CHECKING:
     from facelit.export import Exported, Metadata

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from facelit.errors import FacelitError
-from facelit.storage.images import BadImageError, Crop
-from facelit.tools.recognition import (
+from facelit.inference.console import (
     check_output,
     open_model,
     remark,
     remark_other_weights,
     remark_several_faces,
 )
+from facelit.storage.images import BadImageError, Crop
 
 if TYPE_CHECKING:
     from facelit.inference import FaceModel, Gallery, Identification, Threshold
@@ -188,7 +188,7 @@ def _heading(limit: Threshold, gallery: Gallery) -> str:
 
 def _draw(path: Path, asked: _Questions) -> None:
     from facelit.inference.figures import identification_figure, save_png  # matplotlib
-    from facelit.inference.files import replace_file
+    from facelit.storage.files import replace_file
 
     examples = asked.gallery.examples
     pictures = {} if examples is None else dict(zip(asked.gallery.names, examples, strict=True))

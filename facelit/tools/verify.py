@@ -6,7 +6,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from facelit.tools.recognition import (
+from facelit.inference.console import (
     check_output,
     open_model,
     remark,
@@ -68,7 +68,7 @@ def verify(
     print(_as_json(model, (first, second), verdict) if json else sentence(verdict))
     if show is not None:
         from facelit.inference.figures import save_png, verdict_figure  # matplotlib
-        from facelit.inference.files import replace_file
+        from facelit.storage.files import replace_file
 
         with replace_file(Path(show)) as file:
             save_png(verdict_figure(crops, (first, second), verdict), file)

@@ -61,7 +61,7 @@ def test_what_is_written_pickle_reads(tmp_path: Path, is_same: list[bool]) -> No
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 images for 2 pairs"):
         write_pairs_bin(IMAGES[:3], IS_SAME, tmp_path / "some.bin")
-    with pytest.raises(FacelitError, match=r"absent/some\.bin: cannot be written"):
+    with pytest.raises(FacelitError, match=r"absent/some\.bin: cannot write this file"):
         write_pairs_bin(IMAGES, IS_SAME, tmp_path / "absent" / "some.bin")
     assert list(tmp_path.iterdir()) == []
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from facelit.align import TEMPLATE
 from facelit.align.journal import FOLDER
+from facelit.align.report import SHEET
 from facelit.cli import main
 from facelit.errors import FacelitError
 from facelit.storage.folder import FolderStore
 from facelit.storage.images import list_images, read_crop
 from facelit.tools.align import align
-from facelit.tools.align_report import SHEET
 
 ROOT = Path(__file__).resolve().parents[2]
 

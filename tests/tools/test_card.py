@@ -19,9 +19,9 @@ from facelit import FacelitError
 from facelit.backbones import VGG16
 from facelit.cli import main
 from facelit.data import SyntheticFaces
+from facelit.export.card_facts import gather
+from facelit.export.card_text import wilson_interval
 from facelit.tools.card import card
-from facelit.tools.card_facts import gather
-from facelit.tools.card_text import wilson_interval
 from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run
 
 HEADINGS = [

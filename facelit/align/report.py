@@ -16,9 +16,9 @@ from rich.text import Text
 from facelit.align.journal import FOLDER, Outcome, replace_bytes
 from facelit.align.photos import read_photo, shrink
 from facelit.errors import FacelitError
-from facelit.storage.base import CropStore
+from facelit.pictures.findings import Finding, Item, Picture
+from facelit.storage.base import ImageStore
 from facelit.storage.images import read_file
-from facelit.tools.findings import Finding, Item, Picture
 
 SHEET = "align-contact-sheet.png"
 """The picture's name, in the hidden folder of the crops."""
@@ -83,7 +83,7 @@ def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: 
     Raises:
         FacelitError: It cannot be written.
     """
-    from facelit.tools.contact_sheet import contact_sheet, save_png  # matplotlib: not for --help
+    from facelit.pictures.contact_sheet import contact_sheet, save_png  # matplotlib: not for --help
 
     lists = sort_outcomes(outcomes)
     findings = [_finding(source, target, kind[:3], lists[kind[0]]) for kind in _KINDS]
@@ -92,7 +92,7 @@ def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: 
     _replace(target, SHEET, file.getvalue())
 
 
-class _Pictures(CropStore):
+class _Pictures(ImageStore):
     """Photos, or their crops, as a contact sheet wants them."""
 
     def __init__(self, folder: Path, names: list[str], are_photos: bool) -> None:
@@ -117,10 +117,6 @@ class _Pictures(CropStore):
     def place(self, row: int) -> str:
         """The file's path."""
         return os.path.join(self.path, self._names[row])
-
-    def fingerprint(self) -> str:
-        """Not needed: nothing is kept of such a set."""
-        raise NotImplementedError
 
 
 def _finding(source: Path, target: Path, kind: tuple[str, str, str], outcomes: list[Outcome]) -> Finding:

@@ -4,67 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from facelit.storage.base import CropStore
+from facelit.check.scan import Scan
+from facelit.check.verification_set import VerificationSet, comparable
+from facelit.pictures.findings import Finding, Item, Picture
+from facelit.storage.base import CropStore, ImageStore
 from facelit.storage.images import CROP_SIZE
-from facelit.tools.scan import Scan
-from facelit.tools.verification_set import VerificationSet, comparable
 
 Rows = npt.NDArray[np.int64]
-
-
-class Picture(NamedTuple):
-    """An image that shows a finding, and what to write below its name."""
-
-    store: CropStore
-    row: int
-    note: str = ""
-
-
-class Item(NamedTuple):
-    """One thing that was found.
-
-    Attributes:
-        entry: What the report says of it.
-        label: The same in a few words.
-        pictures: What it looks like; those of one item are shown side by side.
-    """
-
-    entry: dict[str, Any]
-    label: str
-    pictures: list[Picture]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """All things of one kind. Items are made when they are asked for: there may be millions.
-
-    Attributes:
-        key: Its name in the report.
-        title: Its name in the table.
-        explanation: What it means for training.
-        num_images: Images concerned.
-        num_identities: Identities concerned.
-        count: Number of items.
-        item: Item by number.
-    """
-
-    key: str
-    title: str
-    explanation: str
-    num_images: int
-    num_identities: int
-    count: int
-    item: Callable[[int], Item]
-
-    def items(self) -> Iterator[Item]:
-        """All items."""
-        return map(self.item, range(self.count))
 
 
 def find_all(
@@ -261,7 +212,7 @@ def _people(one: VerificationSet) -> Iterator[_Person]:
             yield _Person(one.path, name, [Picture(one.store, row, "verification set")] if row >= 0 else [])
 
 
-def _first_rows(store: CropStore) -> Rows:
+def _first_rows(store: ImageStore) -> Rows:
     """The first image of each identity, int64, shape (num_identities,); -1 where there is none."""
     first = np.full(len(store.identities), -1, np.int64)
     first[store.labels[::-1]] = np.arange(len(store) - 1, -1, -1)

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from facelit.errors import FacelitError
+from facelit.pictures.findings import Finding, Item
 from facelit.storage.images import IMAGE_SUFFIXES, is_image
 from facelit.storage.names import Names
 from facelit.storage.packed import MANIFEST
 from facelit.storage.progress import progress_bar
-from facelit.tools.findings import Finding, Item
 
 _OTHER_IMAGES = (
     *(".bmp", ".jfif", ".jpe", ".jp2", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"),

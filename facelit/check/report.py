@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from facelit import __version__
-from facelit.errors import FacelitError
+from facelit.check.scan import FORMATS, Scan
+from facelit.check.verification_set import VerificationSet
+from facelit.pictures.findings import Finding
 from facelit.storage.base import CropStore
-from facelit.tools.findings import Finding
-from facelit.tools.scan import FORMATS, Scan
-from facelit.tools.verification_set import VerificationSet
+from facelit.storage.files import replace_file
 
 VERSION = 1
 """Of the report's form."""
@@ -75,49 +74,8 @@ def write_report(
     """
     options = {"min_images": min_images}
     head = {"format": "facelit-check", "version": VERSION, "facelit": __version__, "options": options}
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(_lines({**head, "data": data, "against": against}, findings))
-
-    replace_file(path, write)
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Has a file written beside `path` and moved there: nobody sees half of it.
-
-    Raises:
-        FacelitError: It cannot be written.
-    """
-    temporary = _beside(path)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FacelitError(f"{path}: cannot write this file ({error.strerror or error}).") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def check_writable(path: Path, option: str) -> None:
-    """Makes the temporary file of `replace_file`, and takes it away again.
-
-    Raises:
-        FacelitError: It cannot be made.
-    """
-    temporary = _beside(path)
-    try:
-        temporary.touch()
-        temporary.unlink()
-    except OSError as error:
-        raise FacelitError(
-            f"{path}: cannot write this file ({error.strerror or error}). Name another one with --{option} FILE."
-        ) from None
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with replace_file(path) as file:
+        file.writelines(line.encode() for line in _lines({**head, "data": data, "against": against}, findings))
 
 
 def _lines(head: dict[str, Any], findings: Sequence[Finding]) -> Iterator[str]:

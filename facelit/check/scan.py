@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from facelit.errors import FacelitError
 from facelit.storage import processes
-from facelit.storage.base import CropStore
-from facelit.storage.images import BadImageError, decode_crop
+from facelit.storage.base import ImageStore
+from facelit.storage.images import BadImageError, read_image
 from facelit.storage.processes import count_one, default_jobs, run_in_processes
 from facelit.storage.progress import progress_bar
 
@@ -66,42 +62,7 @@ class Scan(NamedTuple):
         return np.asarray(self.facts["width"] > 0)
 
 
-def read_image(data: bytes | memoryview, place: str) -> Pixels:
-    """Decodes an image at its own size; one of a crop's size gives `decode_crop`'s pixels.
-
-    Args:
-        data: An image file's bytes.
-        place: Where they come from, for messages.
-
-    Returns:
-        uint8 RGB, shape (height, width, 3).
-
-    Raises:
-        BadImageError: `decode_crop` would refuse the image even if it were asked to resize it.
-    """
-    with suppress(Exception):
-        return decode_crop(data, place)
-    try:  # it is of another size, or broken
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                return np.asarray(image.convert("RGB"))
-    except Exception as error:
-        raise _refusal(data, place, error) from None
-
-
-def _refusal(data: bytes | memoryview, place: str, error: Exception) -> BadImageError:
-    """What is wrong with an image, in the words of a training run where that has any."""
-    try:
-        decode_crop(data, place, resize=True)
-    except BadImageError as refused:
-        return refused
-    except Exception as other:
-        error = other
-    return BadImageError(place, f"cannot read this image ({type(error).__name__}: {error})")
-
-
-def scan_images(store: CropStore, rows: Rows | None = None, jobs: int | None = None) -> Scan:
+def scan_images(store: ImageStore, rows: Rows | None = None, jobs: int | None = None) -> Scan:
     """Reads images and notes what `FACTS` lists of each.
 
     Args:
@@ -126,7 +87,7 @@ def scan_images(store: CropStore, rows: Rows | None = None, jobs: int | None = N
     return scan
 
 
-def _scan_window(scan: Scan, start: int, rows: Rows, store: CropStore, jobs: int, show: Callable[[int], None]) -> None:
+def _scan_window(scan: Scan, start: int, rows: Rows, store: ImageStore, jobs: int, show: Callable[[int], None]) -> None:
     """Fills in the facts from `start` on."""
     size = max(_CHUNK, -(-len(rows) // _MOST_CHUNKS))
     chunks = [rows[first : first + size] for first in range(0, len(rows), size)]
@@ -138,7 +99,7 @@ def _scan_window(scan: Scan, start: int, rows: Rows, store: CropStore, jobs: int
 
 
 def _scan_chunk(rows: Rows) -> Scan:
-    store: CropStore = processes.shared
+    store: ImageStore = processes.shared
     scan = Scan(np.zeros(len(rows), FACTS), {})
     for position, row in enumerate(rows):
         try:

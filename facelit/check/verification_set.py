@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from facelit.check.scan import Scan, scan_images
 from facelit.errors import FacelitError
-from facelit.storage.base import CropStore
+from facelit.storage.base import ImageStore
 from facelit.storage.open import open_store
 from facelit.storage.pairs_file import read_pairs
 from facelit.storage.people import read_people
-from facelit.tools.scan import Scan, scan_images
 
 
 class VerificationSet(NamedTuple):
@@ -33,12 +33,12 @@ class VerificationSet(NamedTuple):
 
     path: str
     people: Sequence[str]
-    store: CropStore | None = None
+    store: ImageStore | None = None
     rows: npt.NDArray[np.int64] = np.empty(0, np.int64)
     scan: Scan | None = None
 
 
-class BinStore(CropStore):
+class BinStore(ImageStore):
     """The images of an InsightFace `.bin`, without names of people.
 
     Args:
@@ -66,10 +66,6 @@ class BinStore(CropStore):
     def name(self, row: int) -> str:
         """The image's number, counted from 0."""
         return f"{self.path.name}/{row}"
-
-    def fingerprint(self) -> str:
-        """Not needed: nothing is kept of such a set."""
-        raise NotImplementedError
 
 
 def comparable(name: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from facelit.storage.images import BadImageError
-from facelit.tools.findings import Finding, Item, Picture
-from facelit.tools.scan import Pixels, read_image
+from facelit.pictures.findings import Finding, Item, Picture
+from facelit.storage.images import BadImageError, read_image
 
 if TYPE_CHECKING:  # 0.2 s, which a run that draws nothing is spared
     from matplotlib.axes import Axes
@@ -137,7 +137,7 @@ def _draw_tile(axes: Axes, left: float, top: float, picture: Picture, left_out: 
     _write(axes, left, top + _TILE + 4, "\n".join(lines), 6, linespacing=1.15, zorder=5)
 
 
-def _thumbnail(pixels: Pixels) -> Pixels:
+def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Shrunk to fit a tile, if it is larger."""
     image = Image.fromarray(pixels)
     image.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)

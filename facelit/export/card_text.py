@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from facelit import __version__
-from facelit.tools.card_facts import Configured, Facts, Measured
+from facelit.export.card_facts import Configured, Facts, Measured
 from facelit.verification.protocol import FAR_TARGETS
 
 _UNKNOWN = "not recorded"

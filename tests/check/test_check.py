@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facelit.check import scan as scan_module
+from facelit.check.findings import Finding, Item, equal_groups, find_all
+from facelit.check.report import write_report
+from facelit.check.scan import FACTS, FORMATS, Scan, scan_images
+from facelit.check.verification_set import VerificationSet
 from facelit.errors import FacelitError
-from facelit.storage.images import BadImageError, read_crop
+from facelit.pictures.contact_sheet import TILES, choose
+from facelit.storage import images
+from facelit.storage.images import BadImageError, read_crop, read_image
 from facelit.storage.open import open_store
 from facelit.storage.processes import run_in_processes
-from facelit.tools import scan as scan_module
 from facelit.tools.check import check
-from facelit.tools.check_report import write_report
-from facelit.tools.contact_sheet import TILES, choose
-from facelit.tools.findings import Finding, Item, equal_groups, find_all
-from facelit.tools.scan import FACTS, FORMATS, Scan, read_image, scan_images
-from facelit.tools.verification_set import VerificationSet
 
 KEYS = [
     "unreadable",
@@ -276,7 +277,7 @@ def test_bombs_and_errors_that_no_one_expects_are_unreadable(tmp_path: Path, mon
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("a decoder's own mistake")
 
-    monkeypatch.setattr(scan_module, "decode_crop", fails)
+    monkeypatch.setattr(images, "decode_crop", fails)
     monkeypatch.setattr(Image, "open", fails)
     scan = scan_images(open_store(root))
     assert not scan.is_readable.any()
