@@ -32,7 +32,7 @@ from facelit.align.landmark_file import Landmarks, read_landmarks
 from facelit.align.photos import Photo
 from facelit.storage.images import read_crop
 from facelit.tools.align import align
-from reporting import machine, print_header, print_table, write_json
+from harness.reporting import machine, print_header, print_table, write_json
 
 Detect = Callable[[Photo], Faces]
 

@@ -25,7 +25,7 @@ from torchvision.transforms import InterpolationMode, v2
 from facelit.data import Augmentation
 from facelit.data.augmentation import normalize, uniform_draws
 from facelit.data.batches import as_tensor
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
+from harness.reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 FACELIT, PIL, TENSOR = "facelit, the whole batch", "torchvision v2, each PIL image", "torchvision v2, each tensor"
 SETTINGS = {

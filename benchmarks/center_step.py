@@ -21,7 +21,7 @@ from torch import Tensor
 
 from facelit.heads import CenterLoss
 from facelit.optim import CenterSGD
-from process_memory import available_bytes
+from harness.process_memory import available_bytes
 
 IDENTITIES = (8_631, 85_742, 1_000_000)  # VGGFace2, MS1MV2, a million
 BATCH, DIM, ALPHA = 256, 512, 0.5

@@ -36,17 +36,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from device_profile import profile_steps
 from facelit.data import FaceDataModule
 from facelit.data.synthetic import draw_face
 from facelit.storage.folder import FolderStore
 from facelit.storage.packing import pack
-from reporting import Timing, machine, print_header, print_table, summarise, write_json
-from roofline import count_flops, device_facts, head_flops, measure_matrix_rate
-from run_config import fit, run_config
-from step_recorder import StepRecorder, Steps, read_steps
-from step_timing import BareStep
-from training_setup import (
+from harness.device_profile import profile_steps
+from harness.reporting import Timing, machine, print_header, print_table, summarise, write_json
+from harness.roofline import count_flops, device_facts, head_flops, measure_matrix_rate
+from harness.run_config import fit, run_config
+from harness.step_recorder import StepRecorder, Steps, read_steps
+from harness.step_timing import BareStep
+from harness.training_setup import (
     BACKBONES,
     DTYPES,
     EMBEDDING_DIM,

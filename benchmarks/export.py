@@ -27,7 +27,7 @@ from facelit.data.synthetic import draw_face
 from facelit.export import EmbeddingGraph, export_model
 from facelit.export.packages import require
 from facelit.inference import load
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
+from harness.reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "demo (VGG16-BN, width 0.125)": {"batch_norm": True, "width": 0.125, "embedding_dim": 128},

@@ -23,11 +23,11 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
-from reporting import Timing, machine, print_header, print_table, summarise, write_json
-from roofline import device_facts
-from run_config import fit, run_config
-from step_recorder import Steps, read_steps
-from training_setup import HEADS, Setting
+from harness.reporting import Timing, machine, print_header, print_table, summarise, write_json
+from harness.roofline import device_facts
+from harness.run_config import fit, run_config
+from harness.step_recorder import Steps, read_steps
+from harness.training_setup import HEADS, Setting
 
 WARMUP, COMPARED = 50, 200
 IMAGES_EACH = 20

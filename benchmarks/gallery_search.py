@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.inference import Gallery
-from reporting import machine, print_header, print_table, time_in_turns, write_json
+from harness.reporting import machine, print_header, print_table, time_in_turns, write_json
 
 LENGTH, PHOTOS, K = 512, 64, 5
 COSINE = 0.6

@@ -24,7 +24,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from reporting import machine, print_header, print_table, write_json
+from harness.reporting import machine, print_header, print_table, write_json
 
 FIRST, CACHED, IMAGE_FOLDER = "facelit, first", "facelit, from its index", "ImageFolder"
 METHODS = {

@@ -27,7 +27,7 @@ from facelit.data import FaceDataModule, IdentityFolder
 from facelit.storage.folder import FolderStore
 from facelit.storage.packing import pack
 from facelit.storage.recordio import write_recordio
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
+from harness.reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 BASELINE, FLOOR = "ImageFolder + PIL + ToTensor + Normalize", "decoding alone (simplejpeg, in memory)"
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from facelit.distributed import world_size
 from facelit.heads import ArcFaceHead, SoftmaxHead
-from process_memory import peak_resident_bytes
-from reporting import machine, print_header, print_table, write_json
+from harness.process_memory import peak_resident_bytes
+from harness.reporting import machine, print_header, print_table, write_json
 
 DIM = 512
 

@@ -17,10 +17,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
-from cost_model import Head, Job, Machine, Memory, head_rows, images_per_second, memory, step
-from reporting import print_table, write_json
-from scaling_inputs import BACKBONES, DATASETS, GPUS, MACHINES, Dataset, input_rows
-from scaling_plan import Plan, plan
+from cost_model.inputs import BACKBONES, DATASETS, GPUS, MACHINES, Dataset, input_rows
+from cost_model.model import Head, Job, Machine, Memory, head_rows, images_per_second, memory, step
+from cost_model.plan import Plan, plan
+from harness.reporting import print_table, write_json
 
 COLUMNS = [
     "data set", "GPUs", "images/s", "epoch", "GB a GPU", "breaks first", "turn on", "images/s then", "epoch then", "GB then", "left",

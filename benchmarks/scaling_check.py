@@ -22,16 +22,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
-from cost_model import FLOAT32, Head, Job, Link, Machine, Step, memory, step
+from cost_model.count import count_backbone
+from cost_model.model import FLOAT32, Head, Job, Link, Machine, Step, memory, step
 from facelit.backbones import VGG16
 from facelit.distributed import world_size
 from facelit.heads import CenterLossHead, SoftmaxHead, TripletHead
 from facelit.heads import Head as FaceHead
-from process_memory import peak_resident_bytes, resident_bytes
-from reporting import Timing, print_header, print_table, summarise, write_json
-from reporting import machine as machine_facts
-from roofline import device_facts, seconds_of
-from scaling_count import count_backbone
+from harness.process_memory import peak_resident_bytes, resident_bytes
+from harness.reporting import Timing, print_header, print_table, summarise, write_json
+from harness.reporting import machine as machine_facts
+from harness.roofline import device_facts, seconds_of
 
 EMBEDDING_DIM = 512
 WARMUPS = 2

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
+from harness.reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 BARE, LIGHTNING = 'python -c ""', 'python -c "import pytorch_lightning"'

@@ -31,14 +31,14 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from device_profile import profile_steps
 from facelit.data.batches import TrainBatch
-from plain_training import PlainTraining, dense_bytes
-from process_memory import available_bytes, peak_resident_bytes, resident_bytes
-from reporting import Timing, machine, print_header, print_table, summarise, write_json
-from roofline import MatrixRate, count_flops, device_facts, head_flops, measure_matrix_rate
-from step_timing import PARTS, BareStep, PartClock
-from training_setup import (
+from harness.device_profile import profile_steps
+from harness.plain_training import PlainTraining, dense_bytes
+from harness.process_memory import available_bytes, peak_resident_bytes, resident_bytes
+from harness.reporting import Timing, machine, print_header, print_table, summarise, write_json
+from harness.roofline import MatrixRate, count_flops, device_facts, head_flops, measure_matrix_rate
+from harness.step_timing import PARTS, BareStep, PartClock
+from harness.training_setup import (
     BACKBONES,
     DTYPES,
     EMBEDDING_DIM,

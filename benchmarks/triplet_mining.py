@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from facelit.heads import TripletHead
-from process_memory import peak_resident_bytes, release_free_memory, resident_bytes
-from reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
+from harness.process_memory import peak_resident_bytes, release_free_memory, resident_bytes
+from harness.reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 Rule = Literal["semihard", "hard", "all"]
 RULES: tuple[Rule, ...] = ("semihard", "hard", "all")

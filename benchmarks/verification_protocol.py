@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.verification import evaluate_pairs
-from reporting import machine, print_header, print_table, time_in_turns, write_json
+from harness.reporting import machine, print_header, print_table, time_in_turns, write_json
 
 NUM_PAIRS, FOLDS = 6_000, 10
 FACELIT, GRID, EVERY_SCORE = "facelit", "grid, step 0.01", "every score, looped"

@@ -30,7 +30,7 @@ from facelit.data.sources import VerificationSource
 from facelit.storage.images import Crop
 from facelit.verification import evaluate_pairs
 from facelit.verification.embeddings import EmbeddingTable, cosine_scores
-from reporting import Timing, machine, print_header, print_table, summarise, write_json
+from harness.reporting import Timing, machine, print_header, print_table, summarise, write_json
 
 FACELIT, PLAIN = "facelit: each crop once, sorted thresholds", "plain: both crops of each pair, grid of 0.01"
 LFW_IMAGES, FOLDS, KINDS = 7_701, 10, 2

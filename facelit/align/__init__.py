@@ -1,7 +1,8 @@
 """From photos to crops: faces and five landmarks, a similarity transform, the 112x112 template. No torch here."""
 
 from facelit.align.aligning import AlignedFace, Which, align_photo
-from facelit.align.detectors import Detector, Faces, open_detector
+from facelit.align.detection import Detector, Faces
+from facelit.align.detectors import open_detector
 from facelit.align.photos import Photo, read_photo
 from facelit.align.template import TEMPLATE, estimate_similarity, warp
 

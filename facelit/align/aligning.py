@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from facelit.align.detectors import BatchDetector, Detector, Faces
+from facelit.align.detection import BatchDetector, Detector, Faces
 from facelit.align.photos import Photo, read_photo, shrink
 from facelit.align.template import estimate_similarity, warp
 from facelit.storage.images import Crop

@@ -18,7 +18,7 @@ from PIL import Image
 
 from facelit.align import journal
 from facelit.align.aligning import Which, align_face, choose_faces, find_faces
-from facelit.align.detectors import Detector, Faces
+from facelit.align.detection import Detector, Faces
 from facelit.align.journal import Journal, Outcome, replace_bytes
 from facelit.align.landmark_file import Landmarks
 from facelit.align.photo_tree import PhotoTree

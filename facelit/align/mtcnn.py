@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from facelit.align.detectors import MIN_FACE, Device, Faces
+from facelit.align.detection import MIN_FACE, Device, Faces
 from facelit.align.photos import Photo
 from facelit.errors import FacelitError
 

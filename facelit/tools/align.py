@@ -12,7 +12,8 @@ from rich.console import Console
 
 from facelit.align import journal
 from facelit.align.aligning import MAX_SIDE
-from facelit.align.detectors import MIN_FACE, Detector, open_detector
+from facelit.align.detection import MIN_FACE, Detector
+from facelit.align.detectors import open_detector
 from facelit.align.folder import Options, Result, align_folder, detector_opener
 from facelit.align.landmark_file import Landmarks, read_landmarks
 from facelit.align.photo_tree import PhotoTree, list_photos

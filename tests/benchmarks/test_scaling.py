@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import scaling_check
-from cost_model import (
+from cost_model.count import count_backbone
+from cost_model.inputs import BACKBONES, DATASETS, MACHINES
+from cost_model.model import (
     Backbone,
     Job,
     Link,
@@ -26,12 +28,10 @@ from cost_model import (
     memory,
     step,
 )
+from cost_model.plan import breaks, plan
 from facelit.backbones import VGG16, IResNet, TorchvisionBackbone
 from scaling import duration, epoch_minutes, main, tables, update
 from scaling_check import make_machine
-from scaling_count import count_backbone
-from scaling_inputs import BACKBONES, DATASETS, MACHINES
-from scaling_plan import breaks, plan
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NETWORK = Backbone("toy", flops=1000, params=100, saved=(30, 60), largest=5)

@@ -17,7 +17,7 @@ import startup
 import triplet_mining
 import verification_run
 from facelit.data.batches import as_tensor
-from reporting import Timing
+from harness.reporting import Timing
 
 CPU = torch.device("cpu")
 

@@ -11,17 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-# At the end: some scripts are named as other modules are.
-import device_profile
 import end_to_end
 import flat_steps
-import plain_training
-import roofline
-import run_config
-import training_setup
 import training_step
 from facelit.heads import SoftmaxHead, TripletHead
 from facelit.optim import move_centers
+
+# At the end: some scripts are named as other modules are.
+from harness import device_profile, plain_training, roofline, run_config, training_setup
 
 
 @pytest.fixture(autouse=True)

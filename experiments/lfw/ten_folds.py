@@ -18,8 +18,8 @@ pairsDevTest.txt: recipes are chosen there, never on View 2.
 Each fold's result is kept below --out, by the row's exact settings; the same command again does what is missing, and goes on with
 a half-trained fold at its last epoch.
 
-    python benchmarks/lfw_ten_folds.py --lfw datasets/lfw --rows raw-pixels vgg16bn-softmax vgg16bn-center --folds 9 10
-    python benchmarks/lfw_ten_folds.py --list [--rows vgg16bn-center--no-flip]
+    python -m experiments.lfw.ten_folds --lfw datasets/lfw --rows raw-pixels vgg16bn-softmax vgg16bn-center --folds 9 10
+    python -m experiments.lfw.ten_folds --list [--rows vgg16bn-center--no-flip]
 """
 
 from __future__ import annotations
@@ -37,11 +37,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.lfw.jobs import OWN_OPTIONS, Job, Runner, Scores, Split
+from experiments.lfw.recipes import (
+    BACKBONES,
+    HEADS,
+    RAW_PIXELS,
+    Options,
+    parse_overrides,
+    row_names,
+    row_options,
+    with_changes,
+)
 from facelit.errors import FacelitError
 from facelit.verification import VerificationResult, evaluate_pairs
-from lfw_jobs import OWN_OPTIONS, Job, Runner, Scores, Split
-from lfw_recipes import BACKBONES, HEADS, RAW_PIXELS, Options, parse_overrides, row_names, row_options, with_changes
-from reporting import machine, print_header, print_table, write_json
+from harness.reporting import machine, print_header, print_table, write_json
 
 ALL_FOLDS = tuple(range(1, 11))
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cost_model import Backbone
-from roofline import count_flops
+from cost_model.model import Backbone
+from harness.roofline import count_flops
 
 _IMAGES = 2  # batch normalisation refuses a single value for each channel
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from process_memory import resident_bytes
+from harness.process_memory import resident_bytes
 
 
 class Steps(NamedTuple):

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from experiments.lfw.recipes import Options, as_arguments, key_of
 from facelit.data import IdentityFolder
 from facelit.errors import FacelitError
 from facelit.storage.pairs_file import ImageKey, Pair, find_image, read_pairs
-from lfw_recipes import Options, as_arguments, key_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OWN_OPTIONS = (
     *(
         "data.train.root",

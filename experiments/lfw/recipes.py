@@ -1,4 +1,4 @@
-"""What `lfw_ten_folds.py` trains: every row of its table as options of `python main.py fit`, complete, so that no file is needed.
+"""What `ten_folds.py` trains: every row of its table as options of `python main.py fit`, complete, so that no file is needed.
 
 A row's name is `<backbone>-<head>`, with `--no-<part>` behind it for each part of the recipe that is left out:
 `vgg16bn-center`, `iresnet18-arcface--no-flip`. `raw-pixels` trains nothing. To add a backbone, a head or a part, add an entry

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training_setup import EMBEDDING_DIM, GRADIENT_CLIP, Setting, make_backbone
+from harness.training_setup import EMBEDDING_DIM, GRADIENT_CLIP, Setting, make_backbone
 
 _ALPHA, _WEIGHT, _MARGIN = 0.5, 0.003, 0.2
 

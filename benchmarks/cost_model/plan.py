@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from cost_model import Job, Machine, images_per_second, memory, step
+from cost_model.model import Job, Machine, images_per_second, memory, step
 
 NETWORK_SHARE = 0.2
 """Share of a step above which waiting for the network is called a break."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from cost_model import Backbone, Link, Machine
+from cost_model.model import Backbone, Link, Machine
 
 
 class Dataset(NamedTuple):

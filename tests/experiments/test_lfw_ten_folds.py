@@ -15,11 +15,9 @@ import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-import lfw_ten_folds
-from facelit.errors import FacelitError
-from facelit.storage.pairs_file import Pair, read_pairs
-from lfw_jobs import Job, Runner, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
-from lfw_recipes import (
+from experiments.lfw import ten_folds as lfw_ten_folds
+from experiments.lfw.jobs import Job, Runner, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
+from experiments.lfw.recipes import (
     RECIPE,
     REMOVALS,
     as_arguments,
@@ -29,6 +27,8 @@ from lfw_recipes import (
     row_options,
     with_changes,
 )
+from facelit.errors import FacelitError
+from facelit.storage.pairs_file import Pair, read_pairs
 from tiny_run import write_crops, write_pairs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from facelit.data.batches import TrainBatch
 from facelit.heads.base import metrics_wanted
-from training_setup import GRADIENT_CLIP, Setting, autocast, make_recognizer, network_optimizer
+from harness.training_setup import GRADIENT_CLIP, Setting, autocast, make_recognizer, network_optimizer
 
 PARTS = (
     "data",

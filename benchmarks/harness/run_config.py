@@ -13,7 +13,14 @@ from typing import Any
 import yaml
 
 from facelit.cli import main as facelit_main
-from training_setup import EMBEDDING_DIM, GRADIENT_CLIP, IMAGES_PER_IDENTITY, PRECISIONS, Setting, silence_lightning
+from harness.training_setup import (
+    EMBEDDING_DIM,
+    GRADIENT_CLIP,
+    IMAGES_PER_IDENTITY,
+    PRECISIONS,
+    Setting,
+    silence_lightning,
+)
 
 _HEADS = {"softmax": "SoftmaxHead", "center": "CenterLossHead", "triplet": "TripletHead"}
 
@@ -69,7 +76,7 @@ def run_config(
             "gradient_clip_val": GRADIENT_CLIP,
             "log_every_n_steps": 50,
             "logger": logger,
-            "callbacks": [{"class_path": "step_recorder.StepRecorder", "init_args": recorder}],
+            "callbacks": [{"class_path": "harness.step_recorder.StepRecorder", "init_args": recorder}],
         },
         "last_checkpoint": {"every_n_train_steps": 1000},
     }

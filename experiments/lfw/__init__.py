@@ -1,0 +1,1 @@
+"""Backbones, heads and recipes compared on LFW's own people."""
