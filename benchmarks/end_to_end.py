@@ -113,7 +113,7 @@ def fit_loop(setting: Setting, plan: Plan) -> Steps:
     """The command line."""
     path = plan.folder / "fit.npz"
     arguments = {"root": str(plan.packed), "identities_of_set": setting.identities}
-    train = {"class_path": "training_setup.RepeatedCrops", "init_args": arguments}
+    train = {"class_path": "harness.training_setup.RepeatedCrops", "init_args": arguments}
     recorder = {
         "path": str(path),
         "first": plan.warmup,
