@@ -16,6 +16,7 @@ from facelit.data.batches import TrainBatch
 from facelit.data.identity_folder import IdentityFolder
 from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
+from facelit.lightning import logs_step
 
 FILE_NAME = "bad-images.tsv"
 
@@ -53,7 +54,7 @@ class BadImageLog(Callback):
         bad = batch.bad if isinstance(batch, TrainBatch) else ()
         if bad:
             self._write_down(bad)
-        if trainer.is_global_zero and (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0:
+        if trainer.is_global_zero and logs_step(trainer, trainer.global_step + 1):
             self._look()
             if self._known:
                 # A tensor on the CPU: Lightning would copy a number to the device, and wait for it.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from facelit.checkpoints import last_finite_checkpoint
 from facelit.errors import FacelitError
+from facelit.lightning import logs_step
 
 
 class StopOnNonFiniteLoss(Callback):
@@ -35,7 +36,7 @@ class StopOnNonFiniteLoss(Callback):
             self._first_bad = torch.full((), never, dtype=torch.int64, device=loss.device)
         step = torch.full_like(self._first_bad, never).masked_fill_(~torch.isfinite(loss), trainer.global_step)
         self._first_bad = torch.minimum(self._first_bad, step)
-        if loss.device.type == "cpu" or trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
+        if loss.device.type == "cpu" or logs_step(trainer, trainer.global_step):
             self._stop_if_bad(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from facelit.callbacks.folders import checkpoint_folder
 from facelit.errors import FacelitError
+from facelit.lightning import stops_after_batch
 
 
 class LastCheckpoint(Checkpoint):
@@ -50,8 +51,7 @@ class LastCheckpoint(Checkpoint):
         """Saves every `every_n_train_steps` steps, and where a run ends within an epoch (`max_steps`, `max_time`)."""
         step = trainer.global_step
         due = self.every_n_train_steps is not None and step % self.every_n_train_steps == 0 and step != self._resumed_at
-        ends = step == trainer.max_steps or (trainer.should_stop and trainer.fit_loop._can_stop_early)
-        if step > 0 and (due or ends):
+        if step > 0 and (due or stops_after_batch(trainer)):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -26,7 +26,8 @@ from facelit.cli.resume import adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.errors import FacelitError
-from facelit.speed.hardware import allow_tf32, best_precision, tries_kernels
+from facelit.lightning import CommandLineWins
+from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
 from facelit.training.recognizer import FaceRecognizer
 
 __all__ = ["FacelitCLI", "backbones", "heads", "main"]  # importing the rooms lets short class names resolve
@@ -57,7 +58,7 @@ class SaveRunConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
 
-class FacelitCLI(LightningCLI):
+class FacelitCLI(CommandLineWins, LightningCLI):
     """Joins data, model and trainer; the head is sized by the data, or by the checkpoint."""
 
     checkpoint: dict[str, Any] | None = None
@@ -128,7 +129,7 @@ class FacelitCLI(LightningCLI):
         if options.precision is None:
             options.precision = best_precision(options.accelerator)
         if options.benchmark is None:
-            options.benchmark = tries_kernels(options.accelerator, options.deterministic)
+            options.benchmark = default_cudnn_benchmark(options.accelerator, options.deterministic)
         allow_tf32(options.accelerator, options.precision)
 
     def _choose_progress_bar(self, options: Namespace) -> None:
@@ -136,9 +137,6 @@ class FacelitCLI(LightningCLI):
         chosen = [str(getattr(callback, "class_path", "")) for callback in options.callbacks or []]
         if options.enable_progress_bar is not False and not any(path.endswith("ProgressBar") for path in chosen):
             self.trainer_defaults["callbacks"] = [QuickProgressBar()]
-
-    def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's hyperparameters silently beat the command line: not here."""
 
     def _use_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path in ("last", "best"):

@@ -55,7 +55,7 @@ def _twins(identities: Integers) -> npt.NDArray[np.bool_]:
     return twins
 
 
-def part_twins(groups: Indices, identities: Integers, rng: np.random.Generator) -> None:
+def separate_duplicates(groups: Indices, identities: Integers, rng: np.random.Generator) -> None:
     """Lets groups change places, until no batch holds an identity twice.
 
     A twin goes to a random batch without its identity (there is one, as no identity has more groups than there are

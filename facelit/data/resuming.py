@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -16,32 +15,17 @@ from facelit.data.identity_folder import IdentityFolder
 from facelit.data.samplers import EpochSampler
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
+from facelit.lightning import finish_epoch, forget_finished_epoch, place_in_run
 from facelit.storage.packed import PackedStore
 
 
 def begin_at_epoch(sampler: EpochSampler, trainer: Trainer) -> None:
-    """Tells a new sampler which epoch comes: while the loader is made, before workers read ahead.
+    """Tells a new sampler which epoch comes next; call it when the loader is made, before workers read ahead.
 
-    Lightning does so when they have, and gives a loader its state back in the middle of an epoch only. Under `max_steps` it
-    also takes a finished epoch for one to go on in, and would pass over the next one.
+    Lightning tells it only after they have, and restores a loader's state only in the middle of an epoch.
     """
-    fit_loop = trainer.fit_loop
-    epoch = fit_loop.epoch_progress.current
-    sampler.set_epoch(epoch.processed)
-    if fit_loop.restarting and epoch.ready == epoch.started == epoch.processed:
-        _stop_restarting(fit_loop)
-
-
-def _stop_restarting(fit_loop: _Loop) -> None:
-    """The next epoch begins as any other does."""
-    _Loop.restarting.fset(fit_loop, False)  # type: ignore[attr-defined]  # past the fit loop's own setter
-
-
-def begin_next_epoch(trainer: Trainer) -> None:
-    """Lets the epoch after a finished one count as begun: else a checkpoint in the middle of it would say that it is over."""
-    epoch = trainer.fit_loop.epoch_progress.current
-    if epoch.ready == epoch.processed:
-        trainer.fit_loop.reset_restart_stage()
+    sampler.set_epoch(place_in_run(trainer).epochs_finished)
+    forget_finished_epoch(trainer)
 
 
 class TrainLoader(DataLoader[TrainBatch]):
@@ -62,7 +46,7 @@ class TrainLoader(DataLoader[TrainBatch]):
             return {}
         return {
             "epoch": self.trainer.current_epoch,
-            "batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+            "batches_done": place_in_run(self.trainer).batches_begun,
             "batches": int(min(len(self), self.trainer.num_training_batches)),
             "order": self._order,
         }
@@ -91,16 +75,8 @@ class TrainLoader(DataLoader[TrainBatch]):
             self.sampler.resume(epoch, done)
         else:
             self.sampler.resume(epoch + 1, 0)
-            self._end_epoch()
-
-    def _end_epoch(self) -> None:
-        """Lightning would go through an epoch of this run's length to its end, and train on what it thinks is missing."""
-        fit_loop = getattr(self.trainer, "fit_loop", None)
-        if fit_loop is None:
-            return
-        fit_loop.epoch_progress.increment_processed()
-        fit_loop.epoch_loop._batches_that_stepped += 1  # it counts the last batch after the validation that saved
-        _stop_restarting(fit_loop)
+            if self.trainer is not None:
+                finish_epoch(self.trainer)
 
     @cached_property
     def _order(self) -> dict[str, Any]:

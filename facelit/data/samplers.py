@@ -19,8 +19,8 @@ from facelit.data.dealing import (
     Indices,
     Integers,
     images_per_identity,
-    part_twins,
     pick,
+    separate_duplicates,
     shuffled,
     shuffled_by_identity,
 )
@@ -181,7 +181,7 @@ class IdentityBalancedSampler(BatchPlan):
         numbers = np.arange(len(identities)) - np.repeat(np.cumsum(draws) - draws, draws)  # k of each group
         places = (numbers + rng.random(len(identities))) / draws[identities]
         groups = np.argsort(places, kind="stable").reshape(num_batches, -1)
-        part_twins(groups, identities, rng)
+        separate_duplicates(groups, identities, rng)
         return self._images(labels, counts, identities[groups], numbers[groups], rng)
 
     def order_options(self, world_size: int) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from facelit.errors import FacelitError
+from facelit.lightning import CompilationError
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune"]
 """torch.compile's modes: the last two replay CUDA graphs on a GPU, the last one also tries kernels out."""
@@ -62,7 +62,7 @@ class CompiledBackbone:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # torch's own
         try:
             embeddings: Tensor = self._run(backbone, images)
-        except TorchDynamoException as error:  # a failing backend, or no Triton
+        except CompilationError as error:  # a failing backend, or no Triton
             lines = [line for line in str(error).strip().splitlines() if line and not line.startswith("backend=")]
             reason = next(iter(lines), type(error).__name__)
             raise FacelitError(

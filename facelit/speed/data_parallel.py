@@ -1,23 +1,18 @@
 """DistributedDataParallel as facelit's networks can have it, and gradients made smaller for slow networks."""
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import torch
-import torch.distributed as dist
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy
-from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
-from torch.futures import Future
-from torch.nn.parallel import DistributedDataParallel
 
 from facelit.errors import FacelitError
 
 Compression = Literal["fp16", "bf16", "powersgd"]
 """What gradients travel as."""
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_CASTS = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}
 
 
 class FaceDDP(DDPStrategy):
@@ -57,6 +52,7 @@ class FaceDDP(DDPStrategy):
         process_group_backend: str | None = None,
     ) -> None:
         _check_options(bucket_cap_mb, compress, powersgd_rank, powersgd_start)
+        self.static_graph = static_graph
         self.compress = compress
         self.powersgd_rank = powersgd_rank
         self.powersgd_start = powersgd_start
@@ -71,7 +67,7 @@ class FaceDDP(DDPStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Refuses what torch would end in an internal assertion, or train wrongly by."""
-        if self._ddp_kwargs["static_graph"] and trainer.accumulate_grad_batches > 1:
+        if self.static_graph and trainer.accumulate_grad_batches > 1:
             raise FacelitError(
                 "trainer.strategy: static_graph does not go with trainer.accumulate_grad_batches. Leave one of them off."
             )
@@ -82,31 +78,19 @@ class FaceDDP(DDPStrategy):
             )
         super().setup(trainer)
 
-    def _register_ddp_hooks(self) -> None:
-        """Lightning would register a hook on GPUs only; gloo can do it too."""
-        if self.compress is not None:
-            assert isinstance(self.model, DistributedDataParallel)
-            self.model.register_comm_hook(*self._hook(self.compress))
-
-    def _hook(self, compress: Compression) -> tuple[object, Callable[[Any, Any], Future[Tensor]]]:
-        """The state and the function that torch calls with it for each bucket."""
-        if compress == "powersgd":
+    def configure_ddp(self) -> None:
+        """Registers the compression, with gloo too: Lightning's own `ddp_comm_hook` is ignored except on GPUs."""
+        super().configure_ddp()
+        if self.compress is None:
+            return
+        parallel: Any = self.model
+        if self.compress == "powersgd":
             state = PowerSGDState(None, self.powersgd_rank, start_powerSGD_iter=self.powersgd_start)
-            return state, powerSGD_hook
-        return _DTYPES[compress], _all_reduce_as
-
-
-def _all_reduce_as(dtype: torch.dtype, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]  # torch compares it
-    """Averages a bucket over the processes, sent as `dtype`; divided first, so that a sum of fp16 does not overflow."""
-    gradients: Tensor = bucket.buffer()
-    sent = gradients.to(dtype).div_(dist.get_world_size())
-    work: Any = dist.all_reduce(sent, async_op=True)
-
-    def restore(received: Future[list[Tensor]]) -> Tensor:
-        return gradients.copy_(received.value()[0])
-
-    future: Future[Tensor] = work.get_future().then(restore)
-    return future
+            parallel.register_comm_hook(state, powerSGD_hook)
+        else:
+            hook = _CASTS[self.compress]
+            # torch refuses bf16_compress_hook, by its name, without NCCL; gloo runs it all the same.
+            parallel.register_comm_hook(None, lambda state, bucket: hook(state, bucket))
 
 
 def _check_options(bucket_cap_mb: float | None, compress: str | None, rank: int, start: int) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from facelit.lightning import forbid_fused_unscaling
+
 _FUSED_ON = {"cuda": (SGD, Adam, AdamW), "cpu": (SGD,)}
 _CHOICES = ("fused", "foreach")
 
@@ -30,8 +32,7 @@ def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> No
         if type(optimizer) in _FUSED_ON.get(device.type, ()) and _is_open(optimizer, device):
             for group in (optimizer.defaults, *optimizer.param_groups):
                 group["fused"] = True
-        # Its steps have nothing to unscale: Lightning would refuse to clip gradients under bf16-mixed too.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        forbid_fused_unscaling(optimizer)
     optimizer.register_load_state_dict_pre_hook(_keep_choice)
     optimizer.register_load_state_dict_post_hook(_lay_out_state)
 

@@ -26,7 +26,7 @@ def allow_tf32(accelerator: str, precision: object) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def tries_kernels(accelerator: str, deterministic: object) -> bool | None:
+def default_cudnn_benchmark(accelerator: str, deterministic: object) -> bool | None:
     """Lightning's option `benchmark` where the user leaves it open: whether cuDNN tries its convolutions out.
 
     Crops and batches are of one size, but for the last batches, so that it pays on a GPU. What it chooses may differ from

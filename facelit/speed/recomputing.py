@@ -11,12 +11,11 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 from torch.utils.checkpoint import checkpoint
 
 from facelit.errors import FacelitError
 
-_POOLINGS = (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd)
+_POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
 
 class RecomputedSequential(nn.Sequential):

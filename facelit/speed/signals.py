@@ -1,38 +1,35 @@
-"""Lightning asks all processes before each step whether one was told to end; that need not be each step."""
+"""Lightning asks all processes before every batch whether one received SIGTERM; it need not ask that often."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 from pytorch_lightning import Trainer
 
-_ASKS = "_broadcast_sigterm_tensor"
+from facelit.lightning import wrap_sigterm_check
 
 
-def ask_rarely(trainer: Trainer, every: int) -> None:
-    """Lets a run of several processes ask whether the first one got SIGTERM only before every so many batches.
+def space_out_sigterm_checks(trainer: Trainer, every: int) -> None:
+    """Makes a run of several processes check only every so many batches whether process 0 received SIGTERM.
 
-    Lightning 2.6 broadcasts a tensor before each batch and reads it: the host then waits each time until the GPU has
-    finished the step before, and cannot prepare the next one meanwhile. Who is told to end still ends after the batch
-    that it is at; Lightning's launcher tells all processes of a machine. On other machines it may take until the next question.
+    Lightning 2.6 broadcasts a tensor before each batch and reads it: the host then waits until the GPU has finished the
+    previous step, and cannot prepare the next one meanwhile. A process that receives SIGTERM still ends after its current
+    batch, and Lightning's launcher notifies all processes of a machine. Other machines may run on until the next check.
 
     Args:
-        trainer: At the start of the training; nothing is changed in a run of one process.
-        every: Batches between two questions.
+        trainer: At the start of the training; a run of one process is left alone.
+        every: Batches between two checks.
     """
-    loop: Any = trainer.fit_loop.epoch_loop
-    if trainer.world_size > 1 and hasattr(loop, _ASKS):
-        loop.__dict__.pop(_ASKS, None)  # of a fit before this one
-        setattr(loop, _ASKS, _every(max(1, every), getattr(loop, _ASKS)))
+    if trainer.world_size > 1:
+        wrap_sigterm_check(trainer, lambda check: _every(max(1, every), check))
 
 
-def _every(times: int, ask: Callable[[], None]) -> Callable[[], None]:
+def _every(times: int, check: Callable[[], None]) -> Callable[[], None]:
     calls = count()
 
-    def asked() -> None:
+    def occasionally() -> None:
         if next(calls) % times == 0:
-            ask()
+            check()
 
-    return asked
+    return occasionally

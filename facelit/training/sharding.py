@@ -1,7 +1,7 @@
-"""A head whose identities lie on several processes: its checkpoints, and clipping of its gradients.
+"""A head whose identities are spread over the processes: what it cannot be combined with, its checkpoints, its clipping.
 
-A checkpoint holds the parameters of all identities and what the optimizer keeps for them, as that of a whole head does. It
-is loaded on any number of processes, each of which takes its own rows.
+A checkpoint holds the parameters of all identities and the optimizer's state of them, just as that of an unsharded head. It
+can be loaded on any number of processes; each takes its own rows.
 """
 
 from __future__ import annotations
@@ -11,14 +11,54 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from facelit.distributed import gather_rows, part_sizes, world_size
 from facelit.errors import FacelitError
 from facelit.heads import Head
 from facelit.heads.rows import own_rows
+from facelit.lightning import exclude_from_ddp, spawns_processes, trainer_of
 
 _HEAD = "head."
+
+
+def spread(module: LightningModule, head: Head) -> None:
+    """Gives a sharded head the identities of this process; call it once the processes know each other.
+
+    Args:
+        module: What the head is part of, under the name `head`.
+        head: Any head; one that is not sharded, or has its identities already, is left alone.
+
+    Raises:
+        FacelitError: Something the trainer uses rules sharding out.
+    """
+    if not head.sharded or not any(parameter.is_meta for parameter in head.parameters()):
+        return
+    trainer = trainer_of(module)
+    if trainer is not None and trainer.world_size > 1:
+        _check_trainer(trainer, head)
+    head.shard()
+    exclude_from_ddp(module, names_in_model(head))
+
+
+def _check_trainer(trainer: Trainer, head: Head) -> None:
+    if head.num_identities is not None and head.num_identities < trainer.world_size:
+        raise FacelitError(
+            f"model.head.sharded: {head.num_identities} identities cannot be spread over {trainer.world_size} processes."
+        )
+    if trainer.state.fn != "fit":
+        return
+    if trainer.precision == "16-mixed":
+        raise FacelitError(
+            "model.head.sharded cannot be combined with trainer.precision 16-mixed, under which each process would skip other"
+            " steps: use bf16-mixed or 32-true."
+        )
+    if not isinstance(trainer.strategy, DDPStrategy) or spawns_processes(trainer.strategy):
+        raise FacelitError(
+            "model.head.sharded on several processes needs --trainer.strategy ddp (or facelit.speed.FaceDDP)."
+        )
 
 
 def names_in_model(head: Head) -> list[str]:
@@ -33,15 +73,30 @@ def places_in_optimizer(head: Head, optimizer: torch.optim.Optimizer) -> list[in
     return [number for number, parameter in enumerate(parameters) if id(parameter) in own]
 
 
+def save_into(checkpoint: MutableMapping[str, Any], own: dict[str, Any], head: Head, trainer: Trainer) -> None:
+    """Makes a checkpoint that of all identities, and says where an optimizer has them; every process must call this.
+
+    Args:
+        checkpoint: As Lightning made it; changed in place.
+        own: facelit's entries of it, which get `identity_places`.
+        head: Any head; the checkpoint of one that is not sharded is complete already.
+        trainer: Whose checkpoint it is.
+    """
+    if trainer.optimizers:
+        own["identity_places"] = places_in_optimizer(head, trainer.optimizers[0])
+    if head.sharded:
+        gather_checkpoint(checkpoint, head, own.get("identity_places", ()))
+
+
 def gather_checkpoint(checkpoint: MutableMapping[str, Any], head: Head, places: Sequence[int]) -> None:
-    """Replaces the own rows in a checkpoint by those of all processes; process 0, which writes the file, gets them.
+    """Replaces this process's rows in a checkpoint by those of all; on process 0 only, which writes the file.
 
     Every process must call this.
 
     Args:
         checkpoint: `state_dict` and, unless it holds weights only, `optimizer_states`; changed in place.
         head: the sharded head.
-        places: of its parameters in the optimizer's state, as :func:`places_in_optimizer` says.
+        places: of its parameters in the optimizer's state, from :func:`places_in_optimizer`.
     """
     assert head.num_identities is not None
     counts = part_sizes(head.num_identities, world_size())
@@ -59,9 +114,9 @@ def shard_checkpoint(checkpoint: MutableMapping[str, Any], head: Head, places: S
     """Replaces all identities' rows in a checkpoint by this process's own.
 
     Args:
-        checkpoint: as :func:`gather_checkpoint` made it, or of a head that is not sharded; changed in place.
+        checkpoint: from :func:`gather_checkpoint`, or of an unsharded head; changed in place.
         head: the sharded head.
-        places: of its parameters in the optimizer's state, as the checkpoint tells them.
+        places: of its parameters in the optimizer's state, as the checkpoint records them.
 
     Raises:
         FacelitError: The checkpoint's head has another number of identities.
@@ -83,7 +138,7 @@ def shard_checkpoint(checkpoint: MutableMapping[str, Any], head: Head, places: S
 
 
 def _optimizer_states(checkpoint: MutableMapping[str, Any], places: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """What the network's optimizer keeps for the identities' parameters: copies, which take the originals' place."""
+    """The network optimizer's state of the identities' parameters: copies, put in place of the originals."""
     for saved in checkpoint.get("optimizer_states", [])[:1]:
         saved["state"] = dict(saved["state"])
         for place in places:
@@ -93,9 +148,9 @@ def _optimizer_states(checkpoint: MutableMapping[str, Any], places: Sequence[int
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], head: Head, max_norm: float) -> Tensor:
-    """Scales all gradients so that their norm, over the identities of all processes too, is at most `max_norm`.
+    """Scales all gradients so that their norm, taken over the identities of all processes, is at most `max_norm`.
 
-    Every process must call this; all of them scale alike.
+    Every process must call this; all scale by the same factor.
 
     Args:
         parameters: of the network and the head.

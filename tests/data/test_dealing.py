@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelit.data.dealing import images_per_identity, part_twins, pick, shuffled, shuffled_by_identity
+from facelit.data.dealing import images_per_identity, pick, separate_duplicates, shuffled, shuffled_by_identity
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 2**20 + 3])
@@ -63,12 +63,12 @@ def test_twins_part(num_batches: int, per_batch: int, dense: bool, sort: bool, s
     identities = np.repeat(np.arange(len(draws)), draws)
     groups = np.arange(total) if sort else rng.permutation(total)
     groups = groups.reshape(num_batches, per_batch)
-    part_twins(groups, identities, rng)
+    separate_duplicates(groups, identities, rng)
     assert sorted(groups.ravel()) == list(range(total))
     assert all(len(set(row)) == per_batch for row in identities[groups].tolist())
 
 
 def test_no_twins_no_change() -> None:
     groups = np.array([[0, 3], [2, 1]])
-    part_twins(groups, np.array([0, 0, 1, 1]), np.random.default_rng(0))
+    separate_duplicates(groups, np.array([0, 0, 1, 1]), np.random.default_rng(0))
     assert groups.tolist() == [[0, 3], [2, 1]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -35,7 +35,7 @@ ONE_BATCH: dict[str, dict[str, Any]] = {
 }
 
 
-class Model(nn.Module):
+class Model(LightningModule):
     """A backbone and a head with centers, as a recognizer joins them."""
 
     def __init__(self) -> None:
@@ -52,8 +52,10 @@ def train(settings: dict[str, Any], accumulate: int = ACCUMULATE) -> dict[str, T
     torch.manual_seed(0)
     model = Model()
     strategy = FaceDDP(**settings)
-    strategy.model = parallel = DistributedDataParallel(model, **strategy._ddp_kwargs)
-    strategy._register_ddp_hooks()
+    strategy.parallel_devices, strategy.model = [torch.device("cpu")], model
+    strategy.configure_ddp()
+    parallel = strategy.model
+    assert isinstance(parallel, DistributedDataParallel)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05, momentum=0.9)
     centers = model.head.make_optimizer()
     assert centers is not None
@@ -123,7 +125,7 @@ def test_powersgd_and_scaled_gradients_are_refused() -> None:
         FaceDDP(compress="powersgd").setup(trainer)  # type: ignore[arg-type]
 
 
-def test_typed_on_the_command_line() -> None:
+def test_typed_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = LightningArgumentParser()
     parser.add_lightning_class_args(Trainer, "trainer")
     strategy = ["--trainer.strategy=facelit.speed.FaceDDP", "--trainer.strategy.compress=bf16"]
@@ -131,12 +133,25 @@ def test_typed_on_the_command_line() -> None:
     trainer = parser.instantiate_classes(parser.parse_args([*options, "--trainer.logger=false"])).trainer
     assert isinstance(trainer.strategy, FaceDDP)
     assert trainer.strategy.compress == "bf16"
-    assert trainer.strategy._ddp_kwargs == {
+    wrapped: dict[str, Any] = {}
+
+    class Wrapper:
+        def __init__(self, **options: Any) -> None:
+            wrapped.update(options)
+
+        def register_comm_hook(self, state: object, hook: Any) -> None:
+            wrapped["hook"] = hook
+
+    monkeypatch.setattr("pytorch_lightning.strategies.ddp.DistributedDataParallel", Wrapper)
+    trainer.strategy.parallel_devices, trainer.strategy.model = [torch.device("cpu")], Model()
+    trainer.strategy.configure_ddp()
+    assert {
         "find_unused_parameters": False,
-        "static_graph": False,
         "gradient_as_bucket_view": True,
         "bucket_cap_mb": 50,
-    }
+    }.items() <= wrapped.items()
+    assert not wrapped["static_graph"]
+    assert callable(wrapped["hook"])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from facelit.speed.hardware import allow_tf32, best_precision, tries_kernels
+from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
 
 
 @pytest.fixture
@@ -30,17 +30,17 @@ def test_tf32_under_mixed_precisions(
 @pytest.mark.usefixtures("precisions")
 def test_on_a_gpu() -> None:
     assert best_precision("auto") == "bf16-mixed"
-    assert tries_kernels("auto", None) is True
-    assert tries_kernels("gpu", False) is True
-    assert tries_kernels("auto", True) is None
-    assert tries_kernels("auto", "warn") is None
+    assert default_cudnn_benchmark("auto", None) is True
+    assert default_cudnn_benchmark("gpu", False) is True
+    assert default_cudnn_benchmark("auto", True) is None
+    assert default_cudnn_benchmark("auto", "warn") is None
 
 
 def test_on_the_cpu(precisions: list[str]) -> None:
     allow_tf32("cpu", "bf16-mixed")
     assert precisions == []
     assert best_precision("cpu") == "32-true"
-    assert tries_kernels("cpu", None) is None
+    assert default_cudnn_benchmark("cpu", None) is None
 
 
 def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,4 +49,4 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     allow_tf32("auto", "bf16-mixed")
     assert torch.get_float32_matmul_precision() == before
     assert best_precision("auto") == "32-true"
-    assert tries_kernels("auto", None) is None
+    assert default_cudnn_benchmark("auto", None) is None

@@ -2,9 +2,7 @@
 
 from types import SimpleNamespace
 
-from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
-
-from facelit.speed.signals import ask_rarely
+from facelit.speed.signals import space_out_sigterm_checks
 
 
 class Loop:
@@ -27,29 +25,25 @@ def trainer(loop: Loop, world_size: int = 2) -> SimpleNamespace:
 
 def test_before_the_first_batch_and_every_so_many() -> None:
     loop = Loop()
-    ask_rarely(trainer(loop), every=4)
+    space_out_sigterm_checks(trainer(loop), every=4)
     assert loop.run(10) == [0, 4, 8]
 
 
 def test_a_second_fit_asks_as_often() -> None:
     loop = Loop()
     for _ in range(2):
-        ask_rarely(trainer(loop), every=4)
+        space_out_sigterm_checks(trainer(loop), every=4)
     assert loop.run(10) == [0, 4, 8]
 
 
 def test_one_process_is_left_alone() -> None:
     loop = Loop()
-    ask_rarely(trainer(loop, world_size=1), every=4)
+    space_out_sigterm_checks(trainer(loop, world_size=1), every=4)
     assert loop.run(3) == [0, 1, 2]
 
 
 def test_every_zero_means_always() -> None:
     """`log_every_n_steps: 0` logs nothing."""
     loop = Loop()
-    ask_rarely(trainer(loop), every=0)
+    space_out_sigterm_checks(trainer(loop), every=0)
     assert loop.run(3) == [0, 1, 2]
-
-
-def test_lightning_still_has_what_is_replaced() -> None:
-    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor)

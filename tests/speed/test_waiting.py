@@ -66,12 +66,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A 1 for each time that figures are read; instead of the unknown numbers they are 0."""
     steps: list[int] = []
 
-    def read_together(figures: dict[str, Tensor], average: Any = None) -> dict[str, Tensor]:
+    def fetch_scalars(figures: dict[str, Tensor], average: Any = None) -> dict[str, Tensor]:
         assert all(value.is_meta and value.ndim == 0 for value in figures.values())
         steps.append(1)
         return {name: torch.zeros(()) for name in figures}
 
-    monkeypatch.setattr(facelit.training.recognizer, "read_together", read_together)
+    monkeypatch.setattr(facelit.training.loss, "fetch_scalars", fetch_scalars)
     monkeypatch.setattr(StopOnNonFiniteLoss, "_stop_if_bad", lambda self, trainer: None)
     return steps
 

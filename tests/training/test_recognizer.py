@@ -179,7 +179,7 @@ def test_a_step_that_the_gradient_scaler_skips(tmp_path: Path, crops: Path, scal
 def test_gradients_are_clipped_under_bf16(tmp_path: Path, crops: Path, fused: bool | None) -> None:
     """Which has no scaler: a fused optimizer has nothing to unscale, whoever asked for it."""
     model = recognizer()
-    model.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.02, fused=fused)
+    model.optimization.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.02, fused=fused)
     trainer = fit_plainly(model, tmp_path, crops, max_steps=1, precision="bf16-mixed", gradient_clip_val=1.0)
     assert trainer.global_step == 1
     assert trainer.optimizers[0].param_groups[0]["fused"] is True
@@ -196,7 +196,7 @@ def test_fused_options_that_do_not_fit_are_refused(
     tmp_path: Path, crops: Path, options: dict[str, bool], message: str
 ) -> None:
     model = recognizer()
-    model.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.02, **options)
+    model.optimization.make_optimizer = lambda params: torch.optim.SGD(params, lr=0.02, **options)
     plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     with pytest.raises(FacelitError, match=message):
         fit_plainly(model, tmp_path, crops, max_steps=1, plugins=[plugin], gradient_clip_val=1.0)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, Strategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +16,7 @@ from facelit import FacelitError, FaceRecognizer
 from facelit.cli.training import main
 from facelit.distributed import _sending_device, gather_rows, global_batch, part_sizes
 from facelit.heads import AdaFaceHead, ArcFaceHead, CenterTerm, IdentityHead, SoftmaxHead
+from facelit.lightning import exclude_from_ddp
 from facelit.training.sharding import (
     clip_gradients,
     gather_checkpoint,
@@ -50,7 +51,7 @@ class Model(nn.Module):
         self.head.shard()
         self.double()
         if sharded:
-            self._ddp_params_and_buffers_to_ignore = names_in_model(self.head)
+            exclude_from_ddp(self, names_in_model(self.head))
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         loss: Tensor = self.head(self.backbone(images), labels).loss
@@ -193,18 +194,16 @@ def test_rows_travel_where_the_backend_can_send(monkeypatch: pytest.MonkeyPatch)
 
 
 def spawning() -> Strategy:
-    strategy = DDPStrategy(start_method="spawn")
-    strategy._launcher = _MultiProcessingLauncher(strategy)
-    return strategy
+    return Trainer(strategy="ddp_spawn", accelerator="cpu", devices=2, logger=False).strategy
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"world_size": IDENTITIES + 1}, "7 identities cannot be shared out over 8 processes"),
-        ({"precision": "16-mixed"}, "does not go with trainer.precision 16-mixed"),
-        ({"strategy": spawning}, "wants --trainer.strategy ddp"),
-        ({"strategy": FSDPStrategy}, "wants --trainer.strategy ddp"),
+        ({"world_size": IDENTITIES + 1}, "7 identities cannot be spread over 8 processes"),
+        ({"precision": "16-mixed"}, "cannot be combined with trainer.precision 16-mixed"),
+        ({"strategy": spawning}, "needs --trainer.strategy ddp"),
+        ({"strategy": FSDPStrategy}, "needs --trainer.strategy ddp"),
     ],
 )
 @pytest.mark.parametrize("fn", ["fit", "validate"])

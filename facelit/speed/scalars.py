@@ -1,4 +1,4 @@
-"""Reading figures from the device all at once."""
+"""Fetching logged figures from the device, all at once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 
-def read_together(
+def fetch_scalars(
     figures: Mapping[str, Tensor], average: Callable[[Tensor], Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Brings figures to the CPU with one wait for the device, and one collective where there are several processes.
+    """Brings figures to the CPU with a single wait for the device, and a single collective if there are several processes.
 
-    Lightning reads a logged tensor of a GPU again at each later step that shows it in the progress bar, and waits for the
-    GPU each time; it never waits for these.
+    A logged tensor that stays on the GPU costs a wait at every later step that shows it in the progress bar; these cost
+    none.
 
     Args:
         figures: Scalars by name; the same names on all processes.
         average: Averages a tensor over the processes; None for one process.
 
     Returns:
-        The figures by name, float32 (float64 where one is) on the CPU.
+        The figures by name, on the CPU: float32, or float64 if any of them is.
     """
     if not figures:
         return {}

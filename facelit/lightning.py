@@ -1,0 +1,183 @@
+"""The one door to Lightning's internals: every private name that facelit relies on, and where in a run the trainer is.
+
+A private name may change in any release. That is why pyproject.toml allows one minor version of Lightning, and why
+`tests/test_lightning.py` probes every entry of `PRIVATE_NAMES`: on a release that lacks or changes one, the test of that
+name fails. Where Lightning or torch offers a public way, facelit takes that instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
+from pytorch_lightning.loops.loop import _Loop
+from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException as CompilationError
+from torch.optim import Optimizer
+
+__all__ = [
+    "PRIVATE_NAMES",
+    "CommandLineWins",
+    "CompilationError",
+    "Place",
+    "begin_next_epoch",
+    "ends_step",
+    "exclude_from_ddp",
+    "finish_epoch",
+    "forbid_fused_unscaling",
+    "forget_finished_epoch",
+    "logs_step",
+    "made_by_command_line",
+    "place_in_run",
+    "spawns_processes",
+    "stops_after_batch",
+    "trainer_of",
+    "unscales_in_step",
+    "wrap_sigterm_check",
+]
+
+PRIVATE_NAMES = {
+    "_given_hyperparameters": "modules made in Python pickle objects into their checkpoints, which weights_only refuses",
+    "_MultiProcessingLauncher": "a sharded head trains under ddp_spawn, which brings back the rows of process 0 only",
+    "_Loop.restarting": "a run resumed at the end of an epoch under max_steps skips the next epoch",
+    "_batches_that_stepped": "loggers count one step too few after a resume at the end of an epoch",
+    "_can_stop_early": "a run that max_time ends within an epoch leaves no last.ckpt of its last step",
+    "_broadcast_sigterm_tensor": "on several GPUs every step waits for the one before it",
+    "_parse_ckpt_path": "the hyperparameters in a checkpoint silently override the command line",
+    "_ddp_params_and_buffers_to_ignore": "DDP broadcasts and averages the rows of a sharded head, which differ on purpose",
+    "_step_supports_amp_scaling": "Lightning refuses to clip the gradients of a fused optimizer",
+    "TorchDynamoException": "a machine without a compiler ends model.compile in a traceback",
+    "fit_loop.epoch_progress.current": "schedules and samplers do not know which epoch a resumed run is in",
+    "fit_loop.epoch_loop.batch_progress.current": "a checkpoint does not know how far its epoch had come",
+    "fit_loop.reset_restart_stage": "a checkpoint from the first epoch after a resume says that this epoch is over",
+}
+"""What breaks without each name: those of Lightning, then torch's, then attributes that Lightning does not document."""
+
+
+class Place(NamedTuple):
+    """Where in a run a trainer is.
+
+    Attributes:
+        epochs_finished: Epochs whose batches have all been trained on.
+        epoch_begun: Whether another epoch has begun.
+        batches_begun: Batches of that epoch that have been handed to the network (workers may have read further ahead).
+    """
+
+    epochs_finished: int
+    epoch_begun: bool
+    batches_begun: int
+
+
+def place_in_run(trainer: Trainer) -> Place:
+    """Where in the run the trainer is; in a resumed run right from the start."""
+    epoch = trainer.fit_loop.epoch_progress.current
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return Place(epoch.processed, epoch.ready > epoch.processed, batches)
+
+
+def ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether an optimizer step follows this batch: enough batches are accumulated, or the epoch ends."""
+    accumulated = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return bool(accumulated or trainer.is_last_batch or batch_idx + 1 == trainer.num_training_batches)
+
+
+def logs_step(trainer: Trainer, step: int) -> bool:
+    """Whether `trainer.log_every_n_steps` asks for the figures of optimizer step number `step`, counted from 1."""
+    return bool(step % max(1, trainer.log_every_n_steps) == 0)
+
+
+def stops_after_batch(trainer: Trainer) -> bool:
+    """Whether the run ends with the batch just trained on, maybe within an epoch (`max_steps`, `max_time`)."""
+    stopped = trainer.should_stop and trainer.fit_loop._can_stop_early
+    return bool(stopped or trainer.global_step == trainer.max_steps)
+
+
+def begin_next_epoch(trainer: Trainer) -> None:
+    """Counts the epoch after a finished one as begun; call it when a resumed run starts to train.
+
+    Lightning leaves it uncounted, and a checkpoint written in the middle of that epoch would say that it is over.
+    """
+    if not place_in_run(trainer).epoch_begun:
+        trainer.fit_loop.reset_restart_stage()
+
+
+def forget_finished_epoch(trainer: Trainer) -> None:
+    """Lets the epoch after a finished one begin as any other does.
+
+    Under `max_steps` Lightning takes a finished epoch for an interrupted one, and would skip the next.
+    """
+    epoch = trainer.fit_loop.epoch_progress.current
+    if trainer.fit_loop.restarting and epoch.ready == epoch.started == epoch.processed:
+        _stop_restarting(trainer)
+
+
+def finish_epoch(trainer: Trainer) -> None:
+    """Closes the epoch that a checkpoint was written at the end of, so that the run goes on with the next.
+
+    If this run's epochs are longer than the checkpoint's, Lightning would train on the batches it thinks are missing.
+    """
+    trainer.fit_loop.epoch_progress.increment_processed()
+    # Lightning counts the last batch after the validation that wrote the checkpoint.
+    trainer.fit_loop.epoch_loop._batches_that_stepped += 1
+    _stop_restarting(trainer)
+
+
+def _stop_restarting(trainer: Trainer) -> None:
+    # The fit loop overrides the setter, and would not let go.
+    _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+
+
+def wrap_sigterm_check(trainer: Trainer, wrap: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
+    """Replaces what Lightning calls before every batch, to ask all processes whether one received SIGTERM.
+
+    Args:
+        trainer: Whose question it is; one that an earlier call has wrapped is wrapped anew, not twice.
+        wrap: Makes the replacement out of Lightning's own function.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop.__dict__.pop("_broadcast_sigterm_tensor", None)
+    loop._broadcast_sigterm_tensor = wrap(loop._broadcast_sigterm_tensor)
+
+
+class CommandLineWins:
+    """Mixin for a `LightningCLI`: a checkpoint's hyperparameters do not override the configuration."""
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing, where Lightning would merge the checkpoint's hyperparameters into the configuration."""
+
+
+def made_by_command_line() -> bool:
+    """Whether the LightningModule under construction is being made by a `LightningCLI`, from plain values."""
+    return _given_hyperparameters.get() is not None
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """The trainer that a module is attached to; None outside of one, as in `load_from_checkpoint`."""
+    try:
+        return module.trainer
+    except RuntimeError:  # Lightning's answer where there is none
+        return None
+
+
+def spawns_processes(strategy: Strategy) -> bool:
+    """Whether the strategy runs the training in child processes, from which only process 0's weights come back."""
+    return isinstance(strategy.launcher, _MultiProcessingLauncher)
+
+
+def exclude_from_ddp(module: nn.Module, names: Iterable[str]) -> None:
+    """Keeps DistributedDataParallel from broadcasting and averaging parameters, by their names in the state dict."""
+    module._ddp_params_and_buffers_to_ignore = list(names)  # type: ignore[assignment]  # no tensor
+
+
+def unscales_in_step(optimizer: Optimizer) -> bool:
+    """Whether the optimizer unscales fp16 gradients inside its step, so that there are none to clip before it."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def forbid_fused_unscaling(optimizer: Optimizer) -> None:
+    """Declares that the optimizer's step unscales nothing: else Lightning refuses to clip, under bf16-mixed too."""
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
