@@ -1,4 +1,4 @@
-"""Keeps account of the training images that could not be read."""
+"""Lists the training images that could not be read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class BadImageLog(Callback):
-    """Lists each image that was skipped once, in `bad-images.tsv` beside the checkpoints: path, tab, reason.
+    """Lists every skipped image, once, in `bad-images.tsv` beside the checkpoints: path, tab, reason.
 
     Paths are absolute; backslashes, tabs and line ends in them are escaped as in Python. All processes of a run, and a run
     that is resumed, write to the same file, and the number of images in it is logged as `data/bad_images`.
@@ -110,7 +110,7 @@ class BadImageLog(Callback):
         if self._limit is not None and len(self._known) > self._limit:
             raise FacelitError(
                 f"{_count(self._known)} could not be read, more than data.max_bad_share of the training set allows. The list is"
-                f" {self._path}. Mend the data, or raise --data.max_bad_share."
+                f" {self._path}. Repair the data, or raise --data.max_bad_share."
             )
 
 
@@ -124,7 +124,7 @@ def _escaped(text: str) -> str:
 
 
 def _lock(file: int) -> None:
-    """Holds the file for this process until it is closed; where there are no such locks, goes without."""
+    """Locks the file for this process until it is closed, if the system has such locks."""
     try:
         import fcntl
 

@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no longer a number, and says where to go back to."""
+"""Stops a run at a non-finite loss, and names the checkpoint to go back to."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from facelit.lightning import logs_step
 class StopOnNonFiniteLoss(Callback):
     """Ends the run with a `FacelitError` at the first NaN or infinite loss.
 
-    On a GPU the loss is looked at only where the host waits anyway (logging steps, validation, before a checkpoint is
-    written), so that no step is slowed down; the step named is the first bad one all the same.
+    On a GPU the loss is read only when the host waits anyway (logging steps, validation, before a checkpoint is written),
+    so that no step is slowed down; the step named is still the first bad one.
     """
 
     def __init__(self) -> None:

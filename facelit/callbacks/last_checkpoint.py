@@ -17,8 +17,8 @@ from facelit.lightning import stops_after_batch
 class LastCheckpoint(Checkpoint):
     """Writes `last.ckpt` after each validation and epoch, and every so many steps.
 
-    `ModelCheckpoint(save_last=True)` writes it only when the monitored figure has got better: a run that is killed after an
-    hour without a new best would resume an hour back. The file is replaced in one move, never half-written.
+    `ModelCheckpoint(save_last=True)` writes it only when the monitored figure improves: a run that is killed after an hour
+    without a new best would resume an hour back. The file is replaced atomically, never half-written.
 
     Args:
         every_n_train_steps: Steps between two writings; by default only after validations and epochs.

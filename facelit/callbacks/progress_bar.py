@@ -1,4 +1,4 @@
-"""A progress bar that steps do not wait for."""
+"""A progress bar that does not slow steps down."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SECONDS_BETWEEN = 0.2
 
 
 class QuickProgressBar(RichProgressBar):
-    """Lightning's Rich bar, brought up to date five times a second instead of at every batch.
+    """Lightning's Rich bar, updated five times a second instead of at every batch.
 
-    Doing so takes over a millisecond of the process that starts the steps: much where a GPU takes fifteen for one.
+    An update costs the process that launches the steps over a millisecond: much when a GPU takes fifteen for a step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

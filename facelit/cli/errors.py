@@ -52,7 +52,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
     not_a_subclass = _first(r"Import path (\S+) does not correspond to a subclass of", message)
     if not_a_subclass:
         wanted = _first(r"does not correspond to a subclass of (\w+)", message)
-        return f"{key}: {not_a_subclass} is no {wanted}. {_choices(key)}".strip()
+        return f"{key}: {not_a_subclass} is not a {wanted}. {_choices(key)}".strip()
     required = _first(r"arguments are required: (.+)", message)
     if required:
         return (
@@ -70,7 +70,7 @@ def name_broken_config(message: str, args: object) -> str:
         args: The command line's arguments.
 
     Returns:
-        The message, with the file's name where it is about a file that is no YAML.
+        The message, with the file's name where it is about a file that is not YAML.
     """
     if not message.startswith("Problems parsing config") or not isinstance(args, list):
         return message

@@ -20,10 +20,10 @@ TRAINING = {
 TOOLS = {
     "align": "find the faces in photos, and crop them the way networks are trained on them",
     "card": "write what a checkpoint is, how good it was measured to be, and what it is not for",
-    "check": "look for defects in a training set: broken, doubled, or in the verification set too",
+    "check": "look for defects in a training set: broken, duplicated, or in the verification set too",
     "embed": "a folder of photos to a file of embeddings",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
-    "identify": "say who is on a photo, out of a gallery of people",
+    "identify": "say who is in a photo, out of a gallery of people",
     "pack": "turn a training set into a few large files that load faster",
     "verify": "say whether two photos show the same person",
 }
@@ -41,7 +41,7 @@ first steps:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's slip ends it with a short message and status 2.
+    """Runs the program; a user error ends it with a short message and status 2.
 
     Args:
         args: Arguments instead of the command line's, for calling it from Python.
@@ -61,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"facelit: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        hint = " The same command again goes on where it was." if first in ("align", "pack") else ""
+        hint = " The same command continues where it stopped." if first in ("align", "pack") else ""
         print(f"facelit: stopped.{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has seen enough

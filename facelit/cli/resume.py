@@ -65,7 +65,7 @@ def refuse_other_model(model: Namespace, checkpoint: Mapping[str, Any], path: st
             )
     if stops:
         raise FacelitError(
-            f"{path} was trained otherwise: {'; '.join(stops)}. A resumed run keeps these: drop the change, or start a new"
+            f"{path} was trained with different settings: {'; '.join(stops)}. A resumed run keeps these: drop the change, or start a new"
             f" run from its backbone (--model.init_backbone {path}, without --ckpt_path)."
         )
     if notes:

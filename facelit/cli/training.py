@@ -133,7 +133,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         allow_tf32(options.accelerator, options.precision)
 
     def _choose_progress_bar(self, options: Namespace) -> None:
-        """One that costs little, unless the user has one or wants none."""
+        """One that costs little, unless the user chose another or none."""
         chosen = [str(getattr(callback, "class_path", "")) for callback in options.callbacks or []]
         if options.enable_progress_bar is not False and not any(path.endswith("ProgressBar") for path in chosen):
             self.trainer_defaults["callbacks"] = [QuickProgressBar()]
@@ -162,13 +162,13 @@ class FacelitCLI(CommandLineWins, LightningCLI):
 
 
 def main(args: ArgsType = None) -> None:
-    """Runs the program; a user's slip ends it with a short message and status 2.
+    """Runs the program; a user error ends it with a short message and status 2.
 
     Args:
         args: Arguments instead of the command line's, for calling it from Python.
     """
     quieten()
-    # A user's own classes, named by import path, lie where the program is started; last, so that they shadow nothing.
+    # The user's own classes, named by import path, are found where the program is started; last, so that they shadow nothing.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
@@ -223,7 +223,7 @@ def _strategy(option: Any) -> Any:
     except (ImportError, AttributeError) as error:
         raise FacelitError(f"trainer.strategy: there is no class {option} ({error}).") from None
     if not (isinstance(found, type) and issubclass(found, Strategy)):
-        raise FacelitError(f"trainer.strategy: {option} is no strategy of Lightning's.")
+        raise FacelitError(f"trainer.strategy: {option} is not a Lightning strategy.")
     return Namespace(class_path=option, init_args=Namespace())  # type: ignore[no-untyped-call]  # jsonargparse's own
 
 

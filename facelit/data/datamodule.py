@@ -238,7 +238,7 @@ class FaceDataModule(LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type != "cuda":
             raise FacelitError(
-                f"data.decode_on_gpu needs an NVIDIA GPU, and this run is on the {device.type}. Leave the option off."
+                f"data.decode_on_gpu needs an NVIDIA GPU, and this run is on the {device.type}. Turn the option off."
             )
         self._decoder = GpuDecoder(self._reader(), device)
         rank_zero_info(f"Decoding JPEGs on the GPU with {self._decoder.name}.")

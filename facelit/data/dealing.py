@@ -46,28 +46,28 @@ def pick(amounts: Indices, count: int, rng: np.random.Generator) -> Indices:
     return np.bincount(np.searchsorted(ends, chosen, side="right"), minlength=len(amounts))
 
 
-def _twins(identities: Integers) -> npt.NDArray[np.bool_]:
-    """Where a row holds an identity that stands in it before, (num_batches, per_batch)."""
+def _duplicates(identities: Integers) -> npt.NDArray[np.bool_]:
+    """Where an identity has occurred earlier in its row, (num_batches, per_batch)."""
     order = np.argsort(identities, axis=1, kind="stable")
     ordered = np.take_along_axis(identities, order, axis=1)
-    twins = np.zeros(identities.shape, np.bool_)
-    np.put_along_axis(twins, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    return twins
+    found = np.zeros(identities.shape, np.bool_)
+    np.put_along_axis(found, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return found
 
 
 def separate_duplicates(groups: Indices, identities: Integers, rng: np.random.Generator) -> None:
-    """Lets groups change places, until no batch holds an identity twice.
+    """Swaps groups between batches until no batch holds an identity twice.
 
-    A twin goes to a random batch without its identity (there is one, as no identity has more groups than there are
-    batches), in return for a group of an identity that its own batch lacks. Where there is none of those, the other batch
-    must have twins itself, and one of them comes: each change leaves fewer twins than there were.
+    A duplicate moves to a random batch without its identity (there is one, as no identity has more groups than there are
+    batches), in exchange for a group of an identity that its own batch lacks. If there is no such group, the other batch
+    must have duplicates itself, and gives one of them: every swap leaves fewer duplicates.
 
     Args:
         groups: Group numbers, a permutation, (num_batches, per_batch); changed in place.
         identities: Identity of each group, ascending, (num_batches * per_batch,).
         rng: Chooses the places.
     """
-    waiting = np.argwhere(_twins(identities[groups])).tolist()
+    waiting = np.argwhere(_duplicates(identities[groups])).tolist()
     batch_of = np.empty(len(identities), np.int64)
     batch_of[groups] = np.arange(len(groups))[:, None]
     while waiting:
@@ -82,6 +82,6 @@ def separate_duplicates(groups: Indices, identities: Integers, rng: np.random.Ge
         other = rng.choice(np.flatnonzero(free))
         theirs = identities[groups[other]]
         welcome = ~np.isin(theirs, mine)
-        there = rng.choice(np.flatnonzero(welcome if welcome.any() else _twins(theirs[None])[0]))
+        there = rng.choice(np.flatnonzero(welcome if welcome.any() else _duplicates(theirs[None])[0]))
         groups[batch, column], groups[other, there] = groups[other, there], groups[batch, column]
         batch_of[groups[batch, column]], batch_of[groups[other, there]] = batch, other

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 class GpuDecoder:
     """Decodes batches by TorchCodec where it works, else by torchvision.
 
-    nvJPEG rounds otherwise than libjpeg-turbo: pixels may differ by a few levels from those that the workers decode.
+    nvJPEG rounds differently from libjpeg-turbo: pixels may differ by a few levels from those that the workers decode.
 
     Args:
         reader: Reads a batch again where something is wrong with it.
@@ -83,7 +83,7 @@ class GpuDecoder:
             self._warned = True
             _log.warning(
                 "data.decode_on_gpu: %s did not decode a batch in which the CPU finds nothing wrong (%s). The main process"
-                " decoded it; this is slow, and is not said again.",
+                " decoded it; this is slow, and is not reported again.",
                 self.name,
                 _first_line(error),
             )
@@ -104,7 +104,7 @@ def _find_decoder(device: torch.device) -> tuple[str, Decode]:
             return name, decode
     raise FacelitError(
         f"data.decode_on_gpu: nothing here decodes JPEGs on {device} ({'; '.join(failures)}). Install TorchCodec for this"
-        " CUDA (pip install 'torchcodec>=0.17'), or leave the option off."
+        " CUDA (pip install 'torchcodec>=0.17'), or turn the option off."
     )
 
 

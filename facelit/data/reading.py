@@ -29,11 +29,11 @@ class BadImage(NamedTuple):
 class EncodedCrops:
     """A batch that is still to be decoded, on a GPU.
 
-    Lightning and pinning leave it alone: the decoder wants its input in the CPU's memory.
+    Neither Lightning nor pinning touches it: the decoder takes its input from CPU memory.
 
     Args:
         indices: Image numbers, int64 (N,).
-        files: N JPEG files' bytes; or the pixels, uint8 (112, 112, 3), of an image that is no plain JPEG.
+        files: N JPEG files' bytes; or the pixels, uint8 (112, 112, 3), of an image that is not a plain JPEG.
     """
 
     def __init__(self, indices: Indices, files: list[bytes | Crop]) -> None:

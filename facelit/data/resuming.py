@@ -1,4 +1,4 @@
-"""Going on in the middle of an epoch: where it was, and whether the order of its batches is still the same."""
+"""Resuming in the middle of an epoch: where it was, and whether its batches still come in the same order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def begin_at_epoch(sampler: EpochSampler, trainer: Trainer) -> None:
 
 
 class TrainLoader(DataLoader[TrainBatch]):
-    """A loader of whole batches that a checkpoint remembers the place of.
+    """A loader of whole batches whose place in the epoch goes into checkpoints.
 
     The sampler yields requests for whole batches and the dataset stacks them: `batch_size` is None. Lightning saves and
     restores whatever loader has `state_dict` and `load_state_dict`.
@@ -38,7 +38,7 @@ class TrainLoader(DataLoader[TrainBatch]):
     trainer: Trainer | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch, how many of its batches the trainer has begun (not: the workers have read ahead), and of how many.
+        """The epoch, how many of its batches the trainer has begun (workers may have read ahead), out of how many.
 
         And what their order depends on.
         """
@@ -52,10 +52,10 @@ class TrainLoader(DataLoader[TrainBatch]):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after the last batch that the checkpoint has seen.
+        """Continues after the last batch before the checkpoint.
 
         Raises:
-            FacelitError: That was in the middle of an epoch, and the rest of it would not be the rest any more.
+            FacelitError: That was in the middle of an epoch, and the batches now come in another order.
         """
         if not state_dict or not isinstance(self.sampler, EpochSampler):
             return
@@ -70,7 +70,7 @@ class TrainLoader(DataLoader[TrainBatch]):
                 f" backbone (--model.init_backbone {checkpoint}, without --ckpt_path)."
             )
         if changed:
-            rank_zero_info(f"The next epochs are drawn otherwise than before: {changed}.")
+            rank_zero_info(f"The next epochs come in another order than before: {changed}.")
         if done < batches:
             self.sampler.resume(epoch, done)
         else:
@@ -95,7 +95,7 @@ def order_of(sampler: EpochSampler, source: IdentitySource) -> dict[str, Any]:
 
 
 def differences(now: dict[str, Any], then: dict[str, Any]) -> str:
-    """Names what both have and is not the same; empty where all is."""
+    """The entries that differ, in words; those that only one side has do not count."""
     changed = [name for name in now if name in then and now[name] != then[name]]
     return ", ".join(f"{name} {now[name]} instead of {then[name]}" for name in changed)
 
@@ -103,7 +103,7 @@ def differences(now: dict[str, Any], then: dict[str, Any]) -> str:
 def fingerprint(source: IdentitySource) -> str:
     """A hash over a source's labels and identities, and over what a folder lists.
 
-    A pack counts as what it was packed from: the same images in the same order.
+    A pack has the hash of what it was packed from: the same images in the same order.
     """
     digest = hashlib.blake2b(len(source).to_bytes(8, "little"), digest_size=16)
     for start in range(0, len(source), 2**20):

@@ -40,7 +40,7 @@ class IdentitySource(ABC):
     def encoded(self, index: int) -> bytes | memoryview:
         """The image file's bytes of image `index`, for sources that have files."""
         raise FacelitError(
-            f"data.decode_on_gpu: {type(self).__name__} has no image files to decode. Leave the option off."
+            f"data.decode_on_gpu: {type(self).__name__} has no image files to decode. Turn the option off."
         )
 
     @abstractmethod

@@ -19,12 +19,12 @@ _WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 class CompiledBackbone:
     """Calls a backbone through torch.compile.
 
-    The backbone stays as it is: its state dict, copies of it and what is exported from it know nothing of this. What is
-    compiled is specialised to one batch size, which is fastest; so one program is made for training and one for
-    evaluation, each for the largest batch that has come, and smaller batches (the last of an epoch) run as they would
-    without torch.compile instead of being compiled once more for every size.
+    The backbone itself does not change: its state dict, its copies and what is exported from it are the same. A compiled
+    program is specialised to one batch size, which is fastest. There is one program for training and one for evaluation,
+    each for the largest batch so far; smaller batches (the last of an epoch) run uncompiled, instead of compiling once
+    more for every size.
 
-    Copies and pickles of it are made anew: they compile again where they are called.
+    Copies and unpickled objects compile again when they are first called.
 
     Args:
         mode: One of torch.compile's modes.
@@ -67,13 +67,13 @@ class CompiledBackbone:
             reason = next(iter(lines), type(error).__name__)
             raise FacelitError(
                 f"model.compile: torch.compile failed ({reason[:200]}). It needs a C++ compiler, and Triton on a GPU; or"
-                " leave the option off."
+                " turn the option off."
             ) from error
         # A CUDA graph writes its next result into the same memory, and evaluation keeps what it gets.
         return embeddings if backbone.training or self.mode not in _WITH_CUDA_GRAPHS else embeddings.clone()
 
     def check_accumulation(self, batches: int) -> None:
-        """Refuses CUDA graphs where gradients of several batches are added up: the graph writes over them.
+        """Refuses CUDA graphs with accumulated gradients, which the graph would overwrite.
 
         Args:
             batches: Batches of an optimizer step.
@@ -83,7 +83,7 @@ class CompiledBackbone:
         """
         if batches > 1 and self.mode in _WITH_CUDA_GRAPHS:
             raise FacelitError(
-                f"model.compile {self.mode} does not go with trainer.accumulate_grad_batches: use model.compile default."
+                f"model.compile {self.mode} cannot be combined with trainer.accumulate_grad_batches: use model.compile default."
             )
 
     def __reduce__(self) -> tuple[Any, ...]:

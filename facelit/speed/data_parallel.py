@@ -1,4 +1,4 @@
-"""DistributedDataParallel as facelit's networks can have it, and gradients made smaller for slow networks."""
+"""DistributedDataParallel with the settings that suit facelit's networks, and gradient compression for slow networks."""
 
 from typing import Any, Literal, get_args
 
@@ -10,7 +10,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from facelit.errors import FacelitError
 
 Compression = Literal["fp16", "bf16", "powersgd"]
-"""What gradients travel as."""
+"""What gradients are sent as."""
 
 _CASTS = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}
 
@@ -18,21 +18,21 @@ _CASTS = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}
 class FaceDDP(DDPStrategy):
     """Distributed data parallel training with settings that hold for facelit's networks.
 
-    Every parameter takes part in every step: gradients need not be searched for unused ones. And they lie in the buckets
-    that are sent, not in copies.
+    Every parameter takes part in every step, so that DDP need not search for unused ones; and gradients are views of the
+    buckets that are sent, not copies.
 
     Use it by ``--trainer.strategy facelit.speed.FaceDDP``.
 
     Args:
-        static_graph: Whether torch may take the first step's graph for that of all steps, which facelit's networks allow. It
-            cannot be had with accumulated batches: torch fails at the first one.
-        gradient_as_bucket_view: Whether gradients lie in the buckets; saves memory of the size of the network, and a copy.
+        static_graph: Whether torch may assume that all steps have the first one's graph, which holds for facelit's networks.
+            Not with accumulated batches: torch fails at the first one.
+        gradient_as_bucket_view: Whether gradients are views of the buckets; saves a copy of all gradients.
         bucket_cap_mb: Megabytes of gradients that are sent at once; None for torch's own choice (25). Larger ones suit slow
             connections with many processes, smaller ones start earlier.
         compress: What gradients are sent as: "fp16" and "bf16" halve what is sent, at their precision; "powersgd" sends a
             matrix's two factors of rank `powersgd_rank` (Vogels, Karimireddy & Jaggi, NeurIPS 2019), which is far less,
-            and keeps what it left out for the next step. That memory is not in checkpoints: a resumed run starts it anew.
-            None sends them as they are.
+            and carries what it left out over to the next step. Checkpoints do not hold that: a resumed run starts
+            from nothing. None sends gradients as they are.
         powersgd_rank: Rank of the factors: more is closer to the gradient, and more to send.
         powersgd_start: Steps before "powersgd" begins: gradients of the first ones are sent whole. At least 2.
         process_group_backend: torch.distributed's backend; None for nccl on GPUs and gloo elsewhere.
@@ -66,15 +66,15 @@ class FaceDDP(DDPStrategy):
         )
 
     def setup(self, trainer: Trainer) -> None:
-        """Refuses what torch would end in an internal assertion, or train wrongly by."""
+        """Refuses combinations on which torch fails in an internal assertion, or trains wrongly."""
         if self.static_graph and trainer.accumulate_grad_batches > 1:
             raise FacelitError(
-                "trainer.strategy: static_graph does not go with trainer.accumulate_grad_batches. Leave one of them off."
+                "trainer.strategy: static_graph cannot be combined with trainer.accumulate_grad_batches. Turn one of them off."
             )
         if self.compress == "powersgd" and trainer.precision == "16-mixed":
             raise FacelitError(
-                "trainer.strategy.compress powersgd does not go with trainer.precision 16-mixed, whose scaled gradients it would mix"
-                " over steps. Use bf16-mixed."
+                "trainer.strategy.compress powersgd cannot be combined with trainer.precision 16-mixed: it would mix gradients of"
+                " different scales over steps. Use bf16-mixed."
             )
         super().setup(trainer)
 

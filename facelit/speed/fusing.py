@@ -1,4 +1,4 @@
-"""Optimizers that update all parameters in one kernel, where there is one; and knowing whether a step was made."""
+"""Optimizers that update all parameters in one kernel, and whether a step was made or skipped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _CHOICES = ("fused", "foreach")
 
 
 def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> None:
-    """Turns torch's fused implementation on, where the optimizer's class has one that pays on the device.
+    """Turns on torch's fused implementation, if the optimizer's class has one that pays on the device.
 
-    An optimizer whose maker chose (`fused` or `foreach`, true or false) is left as it is. Whatever it comes to: a
-    checkpoint does not change it any more, so that a run that began on a GPU goes on without one, and the other way
-    round; nor does it bring the memory order (channels_last or not) of the run that wrote it.
+    A choice of the user's (`fused` or `foreach`, true or false) stays. Loading a checkpoint changes neither the
+    implementation, so that a run begun on a GPU can continue without one and vice versa, nor the memory order
+    (channels_last or not) of this run.
 
     Args:
         optimizer: What the user's option made.

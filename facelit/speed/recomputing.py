@@ -1,4 +1,4 @@
-"""Activations computed again in the backward pass instead of being kept: less memory for more arithmetic.
+"""Activations recomputed in the backward pass instead of being kept: less memory for more arithmetic.
 
 Chen, Xu, Zhang & Guestrin: Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, 2016.
 """
@@ -19,10 +19,10 @@ _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPoo
 
 
 class RecomputedSequential(nn.Sequential):
-    """A Sequential that keeps only what goes into its segments, and runs each again when its gradient is due.
+    """A Sequential that keeps only the inputs of its segments, and runs each segment again in the backward pass.
 
-    A segment is a block (a child with children of its own), or simple layers up to and with the next pooling. Gradients,
-    random numbers and buffers (BatchNorm's running statistics) come out as without recomputing.
+    A segment is a block (a child with children of its own), or simple layers up to and including the next pooling.
+    Gradients, random numbers and buffers (BatchNorm's running statistics) are the same as without recomputing.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def recompute_activations(backbone: nn.Module) -> None:
     if not stages:
         raise FacelitError(
             f"model.checkpoint_activations: {type(backbone).__name__} has no nn.Sequential of blocks or convolutions, whose"
-            " activations could be computed again. Leave the option off."
+            " activations could be computed again. Turn the option off."
         )
     for stage in stages:
         stage.__class__ = RecomputedSequential

@@ -174,7 +174,7 @@ def test_the_option() -> None:
 def test_cuda_graphs_and_accumulated_batches_are_refused() -> None:
     CompiledBackbone("default").check_accumulation(2)
     CompiledBackbone("reduce-overhead").check_accumulation(1)
-    with pytest.raises(FacelitError, match=r"reduce-overhead does not go with trainer\.accumulate_grad_batches"):
+    with pytest.raises(FacelitError, match=r"reduce-overhead cannot be combined with trainer\.accumulate_grad_batches"):
         CompiledBackbone("reduce-overhead").check_accumulation(2)
 
 

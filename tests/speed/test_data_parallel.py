@@ -115,13 +115,13 @@ def test_compressed_training_stays_close(trained: list[dict[str, dict[str, Tenso
 
 
 def test_static_graph_and_accumulated_batches_are_refused() -> None:
-    with pytest.raises(FacelitError, match=r"static_graph does not go with trainer\.accumulate_grad_batches"):
+    with pytest.raises(FacelitError, match=r"static_graph cannot be combined with trainer\.accumulate_grad_batches"):
         FaceDDP(static_graph=True).setup(Trainer(accumulate_grad_batches=2, logger=False, accelerator="cpu"))
 
 
 def test_powersgd_and_scaled_gradients_are_refused() -> None:
     trainer = SimpleNamespace(accumulate_grad_batches=1, precision="16-mixed")
-    with pytest.raises(FacelitError, match=r"powersgd does not go with trainer\.precision 16-mixed"):
+    with pytest.raises(FacelitError, match=r"powersgd cannot be combined with trainer\.precision 16-mixed"):
         FaceDDP(compress="powersgd").setup(trainer)  # type: ignore[arg-type]
 
 
@@ -173,7 +173,7 @@ def test_other_values_are_refused(options: dict[str, Any], message: str) -> None
         ("facelit.speed.FaceDDP", "made a FaceDDP"),
         ("facelit.speed.FaceDP", "there is no class facelit.speed.FaceDP"),
         ("nosuch.FaceDDP", "there is no class nosuch.FaceDDP"),
-        ("facelit.heads.SoftmaxHead", "is no strategy"),
+        ("facelit.heads.SoftmaxHead", "is not a Lightning strategy"),
     ],
 )
 def test_named_without_options(

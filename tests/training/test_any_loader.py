@@ -150,6 +150,21 @@ def test_images_to_embed(batch: object) -> None:
         assert embeddings.dtype == torch.float32
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_example_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, but for the size of the network and of the set."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "python-api.md").read_text()
+    section = page.partition("## FaceRecognizer with your own DataLoader")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("MobileFaceNet(embedding_dim=128)", "MobileFaceNet(embedding_dim=128, width=0.1)")
+    code = code.replace("(64", "(16").replace("Trainer(", "Trainer(accelerator='cpu', ")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/python-api.md", "exec"), names)
+    assert names["embeddings"].shape == (16, 128)
+    assert names["trainer"].current_epoch == 2
+
+
 BYTES = ((IMAGES + 1) * 127.5).to(torch.uint8)
 
 

@@ -188,7 +188,7 @@ def test_gradients_are_clipped_under_bf16(tmp_path: Path, crops: Path, fused: bo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fused": True}, r"model\.optimizer\.fused does not go with trainer\.gradient_clip_val .* 16-mixed"),
+        ({"fused": True}, r"model\.optimizer\.fused cannot be combined with trainer\.gradient_clip_val .* 16-mixed"),
         ({"fused": True, "foreach": True}, r"model\.optimizer or model\.lr_scheduler: `fused` and `foreach` cannot"),
     ],
 )
