@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from facelit import backbones, data, heads
+from facelit.cli.parser import known_options
 
 _ROOMS: dict[str, ModuleType] = {
     "model.backbone": backbones,
@@ -95,7 +96,7 @@ def _unknown_class(name: str, key: str) -> str:
 
 def _unknown_option(option: str, parser: ArgumentParser) -> str:
     name, _, _ = option.lstrip("-").partition("=")
-    known = sorted(_options(parser))
+    known = sorted(text.lstrip("-") for text in known_options(parser) if text.startswith("--"))
     first, _, rest = name.partition(".")
     sections = {key.partition(".")[0] for key in known}
     if "." not in name and not option.startswith("-"):
@@ -106,15 +107,6 @@ def _unknown_option(option: str, parser: ArgumentParser) -> str:
     else:
         suggestion = _did_you_mean(name, known)
     return f"unknown option {option}.{suggestion} `--help` lists the options."
-
-
-def _options(parser: ArgumentParser) -> set[str]:
-    """Long options of a parser and of its subcommands', without dashes."""
-    known = {text.lstrip("-") for text in parser._option_string_actions if text.startswith("--")}
-    for action in parser._actions:
-        for subparser in action.choices.values() if isinstance(action.choices, dict) else ():
-            known |= _options(subparser)
-    return known
 
 
 def _one_line(message: str, key: str) -> str:

@@ -26,7 +26,7 @@ class ToolParser(ArgumentParser):
         unknown = re.search(r"nrecognized arguments: (\S+)", message)
         if unknown:
             name = unknown.group(1).partition("=")[0]
-            close = get_close_matches(name, self._option_string_actions, n=1)
+            close = get_close_matches(name, sorted(known_options(self)), n=1)
             return f"unknown option {name}." + (f" Did you mean {close[0]}?" if close else "")
         no_file = re.search(r"File does not exist: '([^']*)'", message)
         if no_file:
@@ -43,11 +43,25 @@ class ToolParser(ArgumentParser):
         return text[:400].rstrip(".") + "."
 
 
+def known_options(parser: ArgumentParser) -> set[str]:
+    """Options of a parser and of its subcommands, as they are typed: `-h`, `--help`.
+
+    The one place that looks inside a parser: argparse lists its options nowhere in public. Without it an unknown option
+    is named, but not the one that was probably meant.
+    """
+    known = set(parser._option_string_actions)
+    for action in parser._actions:
+        for subparser in action.choices.values() if isinstance(action.choices, dict) else ():
+            known |= known_options(subparser)
+    return known
+
+
 def make_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
     """The parser for a tool.
 
-    Parameters without a default are positional, so are those that the function's attribute `positional` names; bools
-    are flags, and what takes a list takes several words. Its attribute `aliases` gives options further names. Its attribute `examples`, a list of command lines without the program's name, ends the help.
+    Parameters without a default are positional, as are those named in the function's attribute `positional`. Bools are
+    flags, and lists take several words. The attribute `aliases` gives options further names; `examples`, a list of command
+    lines without the program's name, ends the help.
 
     Args:
         function: Typed, with a Google docstring.

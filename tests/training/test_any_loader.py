@@ -42,13 +42,13 @@ def loader(batch_size: int) -> DataLoader[Any]:
     return DataLoader(TensorDataset(IMAGES, LABELS), batch_size=batch_size)
 
 
-def by_hand(steps: int, batch_size: int) -> dict[str, Tensor]:
+def by_hand(steps: int, batch_size: int, order: Sequence[int] = range(16)) -> dict[str, Tensor]:
     """What plain torch makes of the same batches under softmax cross-entropy."""
     model = recognizer()
     layer, weight = model.backbone[1], model.head.weight
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(steps):
-        rows = slice(step * batch_size, (step + 1) * batch_size)
+        rows = list(order)[step * batch_size : (step + 1) * batch_size]
         logits = layer(IMAGES[rows].flatten(1)) @ weight.T
         if getattr(model.head, "bias", None) is not None:
             logits = logits + model.head.bias
@@ -99,19 +99,21 @@ class Pool(LightningEnvironment):
         """Stays."""
 
 
-def fit_on_two() -> tuple[dict[str, Tensor], list[Tensor]]:
+def fit_on_two() -> tuple[list[int], dict[str, Tensor], list[Tensor]]:
     model = recognizer()
     trainer = Trainer(max_epochs=1, devices=1, num_nodes=2, strategy=DDPStrategy(cluster_environment=Pool()), **QUIET)
     trainer.fit(model, loader(4), loader(4))
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    return state, trainer.predict(model, loader(4))
+    return list(trainer.train_dataloader.sampler), state, trainer.predict(model, loader(4))
 
 
 def test_two_processes() -> None:
-    """Lightning deals the images out in turn: two batches of four are the eight of one process."""
+    """Lightning shares out the images: two batches of four are one of eight by hand."""
     results = run_on_two_processes(fit_on_two)
-    expected = by_hand(steps=2, batch_size=8)
-    for number, (state, embeddings) in enumerate(results):
+    (first, *_), (second, *_) = results
+    assert sorted(first + second) == list(range(16))
+    expected = by_hand(steps=2, batch_size=8, order=first[:4] + second[:4] + first[4:] + second[4:])
+    for number, (_, state, embeddings) in enumerate(results):
         assert_same(state, expected)
         trained = recognizer()
         trained.load_state_dict(expected)
