@@ -129,7 +129,7 @@ class CenterLoss(KeepsFloat32):
             parts = None if self.sharded else parts_of_batch(len(labels))
             record = partial(record_batch, self.centers, labels, embeddings.detach(), parts)
             if loss.requires_grad:
-                loss.register_hook(lambda _: record())
+                loss.register_hook(lambda _: record())  # type: ignore[no-untyped-call]  # torch's own
             else:
                 record()
         return self._sum_over_processes(loss)

@@ -1,19 +1,19 @@
 """IdentityHead: what all heads with a vector for each identity have in common.
 
-The way of a batch through a head, sharded (S) or not:
+How a batch passes through the five files of the sharded path; only steps marked S differ from a head that is not sharded:
 
-1. ``identity.py``, :meth:`IdentityHead.forward`: widens embeddings and labels to float32 and int64.
+1. ``identity.py``, :meth:`IdentityHead.forward`: embeddings in float32 or wider, labels in int64.
    S: ``facelit/distributed.py`` gathers both, so that every process has the global batch.
-2. ``rows.py``: which identities this process holds (:class:`Rows`); labels become row numbers, and those of other
-   processes' identities fall outside. With a sample_rate, ``_sample`` picks the rows that this batch is compared with.
-3. ``identity_logits.py``: logits of these rows, a group at a time, reduced to four numbers for each sample.
-   S: ``distributed.py`` exchanges those (``stack_processes``), and ``_logits_of_all`` joins them.
-4. ``identity.py`` again: a subclass's :meth:`IdentityHead.target_logits` applies its margin; cross entropy; metrics.
-5. ``center.py``: the center loss, if there is one. S: each process adds the distances to its own centers.
-   The backward pass records the batch, from which ``facelit/optim/center_sgd.py`` moves the centers.
+2. ``rows.py``: which identities this process holds. Labels become row numbers; S: those of identities that other processes
+   hold fall outside. In training with a sample_rate below 1, ``_sample`` draws the rows that the batch is compared with.
+3. ``identity_logits.py``: the logits of these rows, a group at a time, reduced to four numbers for each sample.
+   S: ``distributed.py`` exchanges these (``stack_processes``), and ``_logits_of_all`` combines them.
+4. ``identity.py``, ``_cross_entropy``: a subclass's :meth:`IdentityHead.target_logits` applies its margin.
+5. ``center.py``: the center loss, if there is one. S: each process contributes the distances to its own centers.
 
-Gradients of this process's rows are complete here, and no one averages them. Vectors are initialised by ``rows.py``;
-checkpoints and gradient clipping of a sharded head are in ``facelit/training/sharding.py``.
+The backward pass records the batch, from which ``facelit/optim/center_sgd.py`` then moves the centers. S: gradients of the rows
+are complete on the process that holds them, and are not averaged; checkpoints and gradient clipping have their own rules, in
+``facelit/training/sharding.py``.
 
 [1] An et al.: Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC,
     CVPR 2022.
@@ -65,8 +65,9 @@ class CenterTerm:
 class IdentityHead(Head):
     """Cross entropy over the identities, each of which has a vector; plus center loss, if asked for.
 
-    Targets may be smoothed as in [2]. Subclasses define the logits: :attr:`scale` and :meth:`target_logits`. Logits and loss are float32 under autocast. At
-    most 128 MB of logits are held at a time (see :func:`~facelit.heads.identity_logits.identity_logits`).
+    Subclasses define the logits: :attr:`scale` and :meth:`target_logits`. Targets may be smoothed as in [2]. Logits and
+    loss are float32 under autocast. At most 128 MB of logits are held at a time (see
+    :func:`~facelit.heads.identity_logits.identity_logits`).
 
     A sharded head (Partial FC of [1]) holds the vectors and centers of this process's identities: embeddings are gathered,
     each process computes the logits of its own identities, and four numbers per sample are exchanged. It is created
@@ -259,7 +260,7 @@ class IdentityHead(Head):
         return embeddings if self.scale is None else directions(embeddings)
 
     def _logits_of_all(self, embeddings: Tensor, labels: Tensor) -> IdentityLogits:
-        """Over this process's identities, then, if the head is sharded, over all of them."""
+        """Over this process's identities; then, if the head is sharded, over those of all processes."""
         own_labels = labels - self.rows.first
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
