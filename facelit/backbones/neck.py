@@ -50,7 +50,7 @@ class EmbeddingNeck(nn.Module):
     Args:
         channels: channels of the feature map, or number of pooled features, C.
         embedding_dim: the length of an embedding, D.
-        dropout: the share of the normalised features that training zeroes.
+        dropout: fraction of the normalised features that is zeroed in training.
         area: the number of positions of the feature map, H * W.
 
     Raises:

@@ -164,7 +164,7 @@ class WarmupMultiStep(WarmupSchedule):
         milestones: fractions of the run's steps, warm-up included, after which the rate drops; [0.4, 0.7, 0.9] are
             epochs 8, 14 and 18 of 20.
         gamma: the factor of each drop.
-        warmup: below 1 the share of the run's steps that the rate rises in; from 1 on a number of steps.
+        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
         total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in.
 
     Raises:

@@ -133,7 +133,7 @@ def test_each_group_keeps_its_own_highest_rate() -> None:
         (WarmupCosine, {"final": 1.5}, "final must be a fraction"),
         (WarmupPolynomial, {"final": -1e-6}, "final must be a fraction"),
         (WarmupPolynomial, {"power": 0.0}, "power must be positive"),
-        (WarmupMultiStep, {"milestones": [8, 14]}, "between 0 and 1: not 8"),
+        (WarmupMultiStep, {"milestones": [8, 14]}, "between 0 and 1, not 8"),
         (WarmupMultiStep, {"milestones": [0.5], "gamma": 0.0}, "gamma must be positive"),
     ],
 )
