@@ -1,7 +1,7 @@
 """Gathering tensors over processes with plain torch.distributed; every function also works without it.
 
-A global batch that does not divide is shared out as :func:`part_sizes` says. Whoever calls a head on such a batch says
-so with :func:`global_batch`; inside it every process knows how many rows the others hold, without asking them.
+A global batch that does not divide evenly is split as :func:`part_sizes` says. Whoever calls a head on such a batch
+announces it with :func:`global_batch`; inside it every process knows how many rows the others hold, without asking.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,17 +24,17 @@ def _initialized() -> bool:
 
 
 def world_size() -> int:
-    """The number of processes that train together: 1 where torch.distributed is not initialised."""
+    """The number of processes that train together; 1 if torch.distributed is not initialised."""
     return dist.get_world_size() if _initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, from 0: 0 where torch.distributed is not initialised."""
+    """This process's number, from 0; 0 if torch.distributed is not initialised."""
     return dist.get_rank() if _initialized() else 0
 
 
 def part_sizes(total: int, num_parts: int) -> tuple[int, ...]:
-    """How a batch is shared out: as evenly as can be, the first processes holding one row more.
+    """How a batch is split: as evenly as possible, the first processes holding one row more.
 
     Args:
         total: rows of the global batch.
@@ -49,14 +49,14 @@ def part_sizes(total: int, num_parts: int) -> tuple[int, ...]:
 
 @contextmanager
 def global_batch(total: int | None) -> Iterator[None]:
-    """Tells the functions of this module how many rows the batch at hand has over all processes.
+    """Tells the functions of this module how many rows the current batch has over all processes.
 
-    Needed where that number does not divide by the number of processes, and costs nothing where it does: no collective,
-    no wait for the device. Without it all parts are taken to be of one size.
+    Needed if that number is not divisible by the number of processes, and harmless if it is: no collective, no wait for
+    the device. Without it all parts are assumed to have the same size.
 
     Args:
-        total: rows of the global batch, the same on every process and shared out as by :func:`part_sizes`; None for
-            parts of one size.
+        total: rows of the global batch, the same on every process and split as by :func:`part_sizes`; None for parts of
+            equal size.
     """
     parts = None if total is None else part_sizes(total, world_size())
     token = _uneven_parts.set(parts if parts and parts[0] != parts[-1] else None)
@@ -67,7 +67,7 @@ def global_batch(total: int | None) -> Iterator[None]:
 
 
 def parts_of_batch(rows: int) -> tuple[int, ...]:
-    """The rows that each process holds of the batch at hand.
+    """How many rows of the current batch each process holds.
 
     Args:
         rows: how many this process holds.
@@ -88,15 +88,15 @@ def parts_of_batch(rows: int) -> tuple[int, ...]:
 def weigh_part(mean: Tensor, rows: int) -> Tensor:
     """Makes the average over the processes the mean over the global batch.
 
-    DistributedDataParallel averages gradients over the processes. Where their parts are of one size, the average of the
-    parts' means is the global mean; else a part's mean must count as its rows do.
+    DistributedDataParallel averages gradients over the processes. If their parts have the same size, the average of the
+    parts' means is the global mean; otherwise each mean must be weighted by its number of rows.
 
     Args:
-        mean: scalar, a mean over this process's part of the batch at hand.
+        mean: scalar, a mean over this process's part of the current batch.
         rows: how many rows that part has.
 
     Returns:
-        ``mean * rows * world_size / total`` in an uneven :func:`global_batch`; ``mean`` itself else.
+        ``mean * rows * world_size / total`` in an uneven :func:`global_batch`; otherwise ``mean`` itself.
     """
     if _uneven_parts.get() is None:
         return mean
@@ -107,12 +107,12 @@ def weigh_part(mean: Tensor, rows: int) -> Tensor:
 def all_gather(x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
     """Concatenates a tensor over all processes, in rank order.
 
-    Every process must call this, and with the same shape (but for the rows, where `parts` or :func:`global_batch` tells
-    them) and dtype: a process that stays away hangs the others. Shorter parts travel padded to the longest.
+    Every process must call this, with the same dtype and shape (except for the rows, if `parts` or :func:`global_batch`
+    gives them): if one does not, the others hang. Shorter parts are padded to the longest in transit.
 
     Args:
         x: (N, ...) tensor of any dtype.
-        parts: the rows of each process, in rank order; by default those of the :func:`global_batch` at hand.
+        parts: the rows of each process, in rank order; by default those of the current :func:`global_batch`.
 
     Returns:
         (rows of all processes, ...) detached tensor, the same on every process; ``x.detach()`` in a single process.
@@ -133,7 +133,7 @@ def all_gather(x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
 
 
 class _AllGather(torch.autograd.Function):
-    """all_gather whose backward hands back this process's slice of the gradient, times world_size."""
+    """all_gather whose backward returns this process's slice of the gradient, times world_size."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -148,16 +148,15 @@ class _AllGather(torch.autograd.Function):
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:
-    """Concatenates a tensor over all processes, in rank order, and lets the gradient through.
+    """Concatenates a tensor over all processes, in rank order, and passes the gradient through.
 
     The gradient flows to this process's own slice, multiplied by the number of processes.
-    DistributedDataParallel averages the parameters' gradients over the processes; so where every process
-    computes the same loss from the gathered batch, the factor turns that average into a sum over the slices,
-    which is the gradient that one process would get from the whole batch. (A loss that differs from process
-    to process needs another rule.)
+    DistributedDataParallel averages the parameters' gradients over the processes; if every process computes the same
+    loss from the gathered batch, the factor turns that average into a sum over the slices, which is the gradient that
+    one process would get from the whole batch. (A loss that differs between processes needs another rule.)
 
     Args:
-        x: (N, ...) floating-point tensor, of the same shape on every process but for the rows in an uneven
+        x: (N, ...) floating-point tensor, of the same shape on every process except for the rows in an uneven
             :func:`global_batch`.
 
     Returns:
@@ -173,7 +172,7 @@ def all_gather_with_grad(x: Tensor) -> Tensor:
 
 
 class _AllGatherSummingGrad(torch.autograd.Function):
-    """all_gather whose backward sums the processes' gradients and hands back this one's slice, times world_size."""
+    """all_gather whose backward sums the gradients over the processes and returns this one's slice, times world_size."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -190,10 +189,10 @@ class _AllGatherSummingGrad(torch.autograd.Function):
 
 
 def all_gather_summing_grad(x: Tensor) -> Tensor:
-    """As :func:`all_gather_with_grad`, for a loss to which each process contributes by parameters of its own.
+    """As :func:`all_gather_with_grad`, for a loss to which each process contributes through parameters of its own.
 
-    Every process computes the same loss, but backpropagates through its own share of it alone (its own identities'
-    logits): the gradient of the gathered batch is the sum over the processes.
+    Every process computes the same loss, but backpropagates only through its own contribution (its identities' logits):
+    the gradient of the gathered batch is the sum over the processes.
 
     Args:
         x: (N, ...) floating-point tensor, as for :func:`all_gather_with_grad`.
@@ -221,14 +220,14 @@ class _StackProcesses(torch.autograd.Function):
 
 
 def stack_processes(x: Tensor) -> Tensor:
-    """One tensor of each process, and the gradient of the own one.
+    """Stacks one tensor from each process, and passes the gradient to this process's.
 
     Args:
         x: (...) tensor of the same shape and dtype on every process.
 
     Returns:
         (world_size, ...) tensor, the same on every process. Its gradient flows to this process's own slice, for losses
-        that every process computes alike from what all contribute.
+        that all processes compute identically from everybody's contributions.
     """
     if world_size() == 1:
         return x.unsqueeze(0)
@@ -237,7 +236,7 @@ def stack_processes(x: Tensor) -> Tensor:
 
 
 def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
-    """Puts the rows of all processes together on the first one, in its main memory, a piece at a time.
+    """Collects the rows of all processes on the first one, in its main memory, a piece at a time.
 
     Every process must call this.
 
@@ -246,7 +245,7 @@ def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
         counts: the rows of each process, in rank order.
 
     Returns:
-        On process 0 (rows of all processes, ...) on the CPU; elsewhere ``x`` itself.
+        On process 0, (rows of all processes, ...) on the CPU; elsewhere ``x`` itself.
     """
     x = x.detach()
     _check_rows(len(x), counts)
@@ -272,7 +271,7 @@ def gather_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def _sending_device(x: Tensor) -> torch.device:
-    """NCCL sends from GPUs alone; and after a training Lightning has moved everything to the CPU."""
+    """NCCL sends only from GPUs, but after training Lightning has moved everything to the CPU."""
     if x.device.type == "cpu" and dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return x.device

@@ -9,7 +9,7 @@ def scale_channels(channels: int, width: float) -> int:
 
 
 def check_sizes(**sizes: float) -> None:
-    """Refuses sizes that make no network, such as `width` and `embedding_dim`.
+    """Rejects sizes, such as `width` or `embedding_dim`, from which no network can be built.
 
     Raises:
         ValueError: if one is not positive.

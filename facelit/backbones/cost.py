@@ -1,4 +1,4 @@
-"""What a backbone costs: parameters, arithmetic, and the activations that training keeps."""
+"""What a backbone costs: parameters, arithmetic, and activations kept for training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Cost(NamedTuple):
     """For one crop of 112x112.
 
     Attributes:
-        parameters: how many numbers are in the backbone's parameters, the fixed ones too.
-        flops: of embedding one crop: two for each multiplication and addition of convolutions, linear layers and attention.
-            Normalisation, activations and pooling are not counted, as is usual.
-        activation_bytes: what one crop leaves in memory for the backward pass, in float32.
+        parameters: number of parameters, fixed ones included.
+        flops: to embed one crop: two per multiply-add of convolutions, linear layers and attention. Normalisation,
+            activations and pooling are not counted, as is usual.
+        activation_bytes: memory that one crop occupies until the backward pass, in float32.
     """
 
     parameters: int
@@ -28,10 +28,10 @@ class Cost(NamedTuple):
 
 
 def measure_cost(backbone: nn.Module) -> Cost:
-    """Counts on shapes alone (meta tensors): nothing is computed, and the backbone stays as it is.
+    """Counts on shapes alone (meta tensors): nothing is computed, and the backbone is left as it was.
 
     Args:
-        backbone: (N, 3, 112, 112) images to embeddings; it may be on the meta device itself, where it takes no memory.
+        backbone: maps (N, 3, 112, 112) images to embeddings; may itself be on the meta device, where it needs no memory.
     """
     training = backbone.training
     try:
@@ -45,8 +45,8 @@ def measure_cost(backbone: nn.Module) -> Cost:
 
 
 def _kept_bytes(backbone: nn.Module) -> int:
-    """Bytes of all memory that autograd holds on to after a forward pass, but for the parameters."""
-    storages: dict[int, torch.UntypedStorage] = {}  # the storages themselves too: an address could come back otherwise
+    """Bytes that autograd keeps after a forward pass, parameters excepted."""
+    storages: dict[int, torch.UntypedStorage] = {}  # holds the storages, so that no address is reused
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -60,7 +60,7 @@ def _kept_bytes(backbone: nn.Module) -> int:
 
 
 def _run(backbone: nn.Module, batch: int) -> dict[str, Tensor]:
-    """A forward pass on the meta device, with a copy of the backbone's state there, which is returned."""
+    """Runs a forward pass on the meta device; returns the copy of the backbone's state that was made there."""
     state = {
         name: torch.empty_like(value, device="meta").requires_grad_(value.requires_grad)
         for name, value in {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}.items()

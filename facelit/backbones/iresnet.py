@@ -16,13 +16,13 @@ from facelit.backbones.neck import EmbeddingBatchNorm
 from facelit.errors import FacelitError
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
-"""Residual blocks of the four groups."""
+"""Residual blocks in each of the four groups."""
 
 _FEATURE_MAP = 7 * 7
-"""Four groups that halve 112x112 leave 7x7."""
+"""Halving 112x112 in four groups leaves 7x7."""
 
 _MIN_CHANNELS = 16
-"""Below, the backward pass of a strided 1x1 convolution in NHWC crashes on AVX-512 CPUs (torch 2.15); see oneDNN issue 6035."""
+"""With fewer, the backward pass of a strided 1x1 convolution in NHWC crashes on AVX-512 CPUs (torch 2.15); see oneDNN issue 6035."""
 
 
 class IResNet(nn.Module):
@@ -32,19 +32,19 @@ class IResNet(nn.Module):
     with nothing after the addition; the first block of each of the four groups halves the resolution, and its shortcut is
     a 1x1 convolution and BN. The neck is BN - dropout - linear - BN, the scale of whose last BN stays 1.
 
-    Parameters have InsightFace's names: weights of its `iresnet18`, 34, 50 and 100 load into the one of the same depth.
+    Parameters have InsightFace's names: the weights of its `iresnet18`, 34, 50 and 100 load into the same depth.
 
     Args:
         depth: 18, 34, 50 or 100.
         embedding_dim: the length of an embedding, D.
-        dropout: the share of the last feature map that training zeroes.
-        width: factor for all channel counts (rounded to multiples of 8, and at least 16).
+        dropout: fraction of the last feature map that is zeroed in training.
+        width: multiplies all channel counts (rounded to multiples of 8, and at least 16).
 
     Attributes:
         embedding_dim: the length of an embedding.
 
     Raises:
-        FacelitError: if there is no such depth.
+        FacelitError: if there is no such depth. From the forward pass in training, if N is 1.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class IResNet(nn.Module):
         inputs = [stem, *channels[:-1]]
         groups = [_group(*sizes) for sizes in zip(inputs, channels, _BLOCKS[depth], strict=True)]
         self.layer1, self.layer2, self.layer3, self.layer4 = groups
-        # The parts of an `EmbeddingNeck`, under InsightFace's names.
+        # An `EmbeddingNeck`'s parts, under InsightFace's names.
         self.bn2 = nn.BatchNorm2d(channels[-1])
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels[-1] * _FEATURE_MAP, embedding_dim)
@@ -76,17 +76,7 @@ class IResNet(nn.Module):
                 nn.init.normal_(module.weight, 0, 0.1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds a batch of crops.
-
-        Args:
-            images: (N, 3, 112, 112) floating-point RGB in [-1, 1].
-
-        Returns:
-            (N, D) embeddings, not normalised.
-
-        Raises:
-            FacelitError: in training, if N is 1.
-        """
+        """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
         maps = self.prelu(self.bn1(self.conv1(images)))
         maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
         embeddings: Tensor = self.features(self.fc(self.dropout(self.bn2(maps).flatten(1))))
@@ -118,5 +108,5 @@ class _Block(nn.Module):
 
 
 def _group(inputs: int, outputs: int, blocks: int) -> nn.Sequential:
-    """Blocks of one resolution; the first one halves it."""
+    """Blocks of one resolution, which the first one halves."""
     return nn.Sequential(_Block(inputs, outputs, 2), *(_Block(outputs, outputs, 1) for _ in range(blocks - 1)))

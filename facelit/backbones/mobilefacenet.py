@@ -15,22 +15,25 @@ _BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (
 """Rows of table 1: expansion factor t, output channels c, repetitions n, stride s of the first."""
 
 _FEATURE_MAP = 7
-"""Four halvings of 112x112 leave 7x7."""
+"""Halving 112x112 four times leaves 7x7."""
 
 
 class MobileFaceNet(nn.Module):
-    """A small network of inverted bottlenecks, whose last map is weighted position by position instead of averaged.
+    """A small network of inverted bottlenecks, whose last feature map is weighted by position instead of averaged.
 
-    The global depthwise convolution (GDConv) has one 7x7 filter for each channel: a face's centre counts more than a
-    corner. Every convolution is followed by BN, and by PReLU but where table 1 says linear. The paper's embeddings have
+    The global depthwise convolution (GDConv) has one 7x7 filter per channel, as the centre of a face matters more than
+    the corners. Every convolution is followed by BN, and by PReLU unless table 1 says linear. The paper's embeddings have
     128 components.
 
     Args:
         embedding_dim: the length of an embedding, D.
-        width: factor for all channel counts (rounded to multiples of 8).
+        width: multiplies all channel counts (rounded to multiples of 8).
 
     Attributes:
         embedding_dim: the length of an embedding.
+
+    Raises:
+        FacelitError: from the forward pass in training, if N is 1.
     """
 
     def __init__(self, embedding_dim: int = 512, width: float = 1.0) -> None:
@@ -61,17 +64,7 @@ class MobileFaceNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds a batch of crops.
-
-        Args:
-            images: (N, 3, 112, 112) floating-point RGB in [-1, 1].
-
-        Returns:
-            (N, D) embeddings, not normalised.
-
-        Raises:
-            FacelitError: in training, if N is 1.
-        """
+        """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
         embeddings: Tensor = self.neck(self.expand(self.blocks(self.stem(images))))
         return embeddings
 

@@ -14,14 +14,17 @@ from facelit.errors import FacelitError
 
 
 class EmbeddingBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of embeddings, (N, D), that says in training what is wrong with a batch of one.
+    """Batch normalisation of embeddings, (N, D), that explains in training why a batch of one image fails.
 
-    One image has no variance: normalised by its own statistics its embedding would be the bias, whatever the image.
+    One image has no variance: normalised by its own statistics, any image's embedding would be the bias.
 
     Args:
         num_features: the length of an embedding, D.
         fixed_scale: whether the scale of all components stays 1, so that the embeddings' length cannot run away; the
-            weight is then a parameter without gradient, as in InsightFace, and lies in the state dict all the same.
+            weight is then a parameter without gradient, as in InsightFace, and still in the state dict.
+
+    Raises:
+        FacelitError: from the forward pass in training, if N is 1.
     """
 
     def __init__(self, num_features: int, fixed_scale: bool = False) -> None:
@@ -30,21 +33,11 @@ class EmbeddingBatchNorm(nn.BatchNorm1d):
             self.weight.requires_grad_(False)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """Normalises each component over the batch.
-
-        Args:
-            embeddings: (N, D) floating point.
-
-        Returns:
-            (N, D).
-
-        Raises:
-            FacelitError: in training, if N is 1.
-        """
+        """Normalises each component over the batch: (N, D) to (N, D)."""
         if self.training and embeddings.shape[0] < 2:
             raise FacelitError(
                 "a training batch of one image: the backbone normalises embeddings over the batch, which takes two or"
-                " more images per process. Raise data.batch_size to 4 or more: then the last batches have two each as well."
+                " more images per process. Set data.batch_size to 4 or more: then even the last batches have two each."
             )
         return super().forward(embeddings)
 
@@ -55,13 +48,13 @@ class EmbeddingNeck(nn.Module):
     The scale of the last normalisation stays 1, as in InsightFace.
 
     Args:
-        channels: of the feature map, C; or how many pooled features there are.
+        channels: channels of the feature map, or number of pooled features, C.
         embedding_dim: the length of an embedding, D.
-        dropout: the share of the normalised features that training zeroes.
+        dropout: fraction of the normalised features that is zeroed in training.
         area: the number of positions of the feature map, H * W.
 
-    Shape:
-        (N, C, H, W), or (N, C) where the area is 1, to (N, D).
+    Raises:
+        FacelitError: from the forward pass in training, if N is 1.
     """
 
     def __init__(self, channels: int, embedding_dim: int, dropout: float = 0.0, area: int = 1) -> None:
@@ -73,17 +66,7 @@ class EmbeddingNeck(nn.Module):
         self.embedding_norm = EmbeddingBatchNorm(embedding_dim, fixed_scale=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Embeds features.
-
-        Args:
-            features: (N, C, H, W) or (N, C).
-
-        Returns:
-            (N, D) embeddings, not normalised.
-
-        Raises:
-            FacelitError: in training, if N is 1.
-        """
+        """Features, (N, C, H, W) or (N, C), to embeddings, (N, D), not normalised."""
         normalised = self.dropout(self.norm(features).flatten(1))
         embeddings: Tensor = self.embedding_norm(self.linear(normalised))
         return embeddings
@@ -92,31 +75,31 @@ class EmbeddingNeck(nn.Module):
 def make_neck(
     backbone: str, features: int, embedding_dim: int, neck: Literal["standard"] | None, dropout: float | None
 ) -> nn.Module:
-    """From pooled features, (N, C), to embeddings, (N, D): a linear layer, or the standard neck.
+    """A module from pooled features, (N, C), to embeddings, (N, D): a linear layer, or the standard neck.
 
     Args:
         backbone: the backbone's name, for messages.
         features: C.
         embedding_dim: D.
         neck: "standard", or None for a linear layer.
-        dropout: of the standard neck; None is 0, which goes without it too.
+        dropout: of the standard neck; None, or 0, also goes with a linear layer.
 
     Raises:
-        FacelitError: if there is no such neck, or there is dropout without it.
+        FacelitError: if there is no such neck, or dropout is given without the standard one.
     """
     check_neck(backbone, neck)
     if neck == "standard":
         return EmbeddingNeck(features, embedding_dim, dropout or 0.0)
     if dropout:
-        raise FacelitError(f"{backbone}: dropout is the standard neck's: add neck: standard, or leave it away")
+        raise FacelitError(f"{backbone}: dropout belongs to the standard neck: add neck: standard, or omit it")
     return nn.Linear(features, embedding_dim)
 
 
 def check_neck(backbone: str, neck: str | None) -> None:
-    """Refuses a neck that there is not.
+    """Rejects an unknown neck.
 
     Raises:
-        FacelitError: if it is neither "standard" nor None.
+        FacelitError: if the neck is neither "standard" nor None.
     """
     if neck not in (None, "standard"):
         raise FacelitError(f"{backbone}: neck must be standard or null, not {neck!r}")

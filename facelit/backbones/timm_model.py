@@ -1,4 +1,4 @@
-"""Any of timm's models as a backbone (extra `facelit[timm]`)."""
+"""Any timm model as a backbone (extra `facelit[timm]`)."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ _IMAGE_SIZE = 112
 class TimmBackbone(nn.Module):
     """A timm model without its classifier, and a linear layer or the standard neck from its pooled features.
 
-    Models that are made for one size, such as vision transformers, are made for 112x112; their weights' positions are
-    resampled by timm.
+    Models built for a fixed size, such as vision transformers, are built for 112x112; timm resamples the positions in
+    their weights.
 
-    Weights from ImageNet and the like were trained on images of another normalisation and size; on crops of 112x112 in
+    Weights from ImageNet and the like were trained on images with different normalisation and size; on 112x112 crops in
     [-1, 1] they are a starting point for training, not features to freeze.
 
     Args:
-        name: the model's name in timm, such as "mobilenetv4_conv_small"; without a tag.
+        name: the model's name in timm, without a tag, such as "mobilenetv4_conv_small".
         embedding_dim: the length of an embedding, D.
-        weights: the tag of one of the model's sets of weights in timm, such as "e2400_r224_in1k", or "pretrained" for
-            timm's default one; they are downloaded. None starts from scratch.
-        neck: "standard" is BN - dropout - linear - BN; None a linear layer.
-        dropout: the share of the features that training zeroes in the standard neck; None is 0.
+        weights: the tag of weights that timm has for the model, such as "e2400_r224_in1k", or "pretrained" for its
+            default; they are downloaded. None starts from scratch.
+        neck: "standard" is BN - dropout - linear - BN; None is a linear layer.
+        dropout: fraction of the features that the standard neck zeroes in training; None is 0.
 
     Attributes:
         embedding_dim: the length of an embedding.
 
     Raises:
         FacelitError: if timm is not installed, there is no such model or weights, the weights cannot be downloaded, or
-            the model does not take images of 112x112.
+            the model does not take images of 112x112. From the forward pass in training with the standard neck, if N
+            is 1.
     """
 
     def __init__(
@@ -56,17 +57,7 @@ class TimmBackbone(nn.Module):
         self.neck = make_neck("TimmBackbone", _count_features(name, self.model), embedding_dim, neck, dropout)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds a batch of crops.
-
-        Args:
-            images: (N, 3, 112, 112) floating-point RGB in [-1, 1].
-
-        Returns:
-            (N, D) embeddings, not normalised.
-
-        Raises:
-            FacelitError: in training with the standard neck, if N is 1.
-        """
+        """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
         embeddings: Tensor = self.neck(self.model(images))
         return embeddings
 
@@ -88,7 +79,7 @@ def _build(name: str, weights: str | None) -> nn.Module:
 
 
 def _check_name(timm: Any, name: str) -> None:
-    """Names alone: timm also takes addresses of a hub or a folder, which would let a checkpoint name what is loaded."""
+    """Accepts names only: timm also takes a hub's address or a folder, through which a checkpoint could choose what is loaded."""
     names = timm.list_models()
     if name in names:
         return
@@ -111,7 +102,7 @@ def _build_pretrained(timm: Any, name: str, weights: str) -> nn.Module:
         return _create(timm, name if weights == "pretrained" else f"{name}.{weights}", pretrained=True)
     except (ImportError, MemoryError):
         raise
-    except Exception as error:  # the hub's client has changed its HTTP library, and its exceptions, before
+    except Exception as error:  # the hub's client has changed its HTTP library, and so its exceptions, before
         reason = " ".join(str(error).split())[:200]
         raise FacelitError(
             f"TimmBackbone: weights: {weights} of {name} could not be downloaded or do not fit ({reason}); "
@@ -120,21 +111,21 @@ def _build_pretrained(timm: Any, name: str, weights: str) -> nn.Module:
 
 
 def _create(timm: Any, name: str, pretrained: bool = False) -> nn.Module:
-    """The model without classifier; for 112x112 where it is made for one size."""
+    """The model without classifier; for 112x112 if it is built for a fixed size."""
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=(_IMAGE_SIZE,) * 2)
-    except TypeError:  # a network for any size takes no such argument
+    except TypeError:  # a network for any size has no such argument
         model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     return model
 
 
 def _count_features(name: str, model: nn.Module) -> int:
-    """How many pooled features there are, by running the model on shapes alone (meta tensors)."""
+    """The number of pooled features, found by running the model on shapes alone (meta tensors)."""
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
     images = torch.empty(1, 3, _IMAGE_SIZE, _IMAGE_SIZE, device="meta")
     training = model.training
-    model.eval()  # batch normalisation refuses a single value for each channel in training
+    model.eval()  # in training batch normalisation rejects a single value per channel
     try:
         with torch.no_grad():
             features = torch.func.functional_call(model, shapes, (images,))
@@ -143,15 +134,15 @@ def _count_features(name: str, model: nn.Module) -> int:
     finally:
         model.train(training)
     if not isinstance(features, Tensor) or features.ndim != 2:
-        raise FacelitError(f"TimmBackbone: {name} gives no pooled features; choose another name")
+        raise FacelitError(f"TimmBackbone: {name} does not return pooled features; choose another name")
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
     if any(_IMAGE_SIZE % side for side in (patch if isinstance(patch, tuple) else (patch,))):
-        raise _wrong_size(name, f"it would leave out what is past the last whole patch of {patch}")
+        raise _wrong_size(name, f"it would ignore pixels beyond the last whole patch of {patch}")
     return features.shape[1]
 
 
 def _wrong_size(name: str, reason: str) -> FacelitError:
     return FacelitError(
-        f"TimmBackbone: {name} does not take images of {_IMAGE_SIZE}x{_IMAGE_SIZE} ({' '.join(reason.split())[:200] or 'it says no more'}); "
+        f"TimmBackbone: {name} does not take images of {_IMAGE_SIZE}x{_IMAGE_SIZE} ({' '.join(reason.split())[:200] or 'no reason given'}); "
         "choose another name"
     )

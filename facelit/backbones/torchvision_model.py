@@ -1,4 +1,4 @@
-"""Any of torchvision's classification models as a backbone."""
+"""Any torchvision classification model as a backbone."""
 
 import difflib
 from collections.abc import Callable
@@ -17,30 +17,30 @@ _IMAGE_SIZE = 112
 
 
 class TorchvisionBackbone(nn.Module):
-    """A torchvision classification model whose last layer gives an embedding.
+    """A torchvision classification model whose last layer returns an embedding.
 
     The last linear layer is replaced by one with embedding_dim outputs, or by the standard neck. Auxiliary classifiers
     are removed.
 
-    ImageNet weights were trained on images of another normalisation (ImageNet's mean and standard deviation
-    for each channel) and, mostly, size; on crops of 112x112 in [-1, 1] they are a starting point for
-    training, not features to freeze.
+    ImageNet weights were trained on images with different normalisation (ImageNet's mean and standard deviation for each
+    channel) and mostly of another size; on 112x112 crops in [-1, 1] they are a starting point for training, not features
+    to freeze.
 
     Args:
         name: the model's name in torchvision, such as "resnet50" or "mobilenet_v3_small".
         embedding_dim: the length of an embedding, D.
-        weights: the name of one of the model's sets of weights in torchvision, such as "IMAGENET1K_V2", or
-            "imagenet" for torchvision's default one; they are downloaded. None starts from scratch.
+        weights: the name of weights that torchvision has for the model, such as "IMAGENET1K_V2", or "imagenet" for its
+            default; they are downloaded. None starts from scratch.
         neck: "standard" is BN - dropout - linear - BN in place of the last linear layer.
-        dropout: the share of the features that training zeroes in the standard neck; None is 0. (Some models have a
-            dropout of their own before it.)
+        dropout: fraction of the features that the standard neck zeroes in training; None is 0. (Some models have their
+            own dropout before it.)
 
     Attributes:
         embedding_dim: the length of an embedding.
 
     Raises:
         FacelitError: if there is no such model, weights or neck, the weights cannot be downloaded, or the model does not
-            take images of 112x112.
+            take images of 112x112. From the forward pass in training with the standard neck, if N is 1.
     """
 
     def __init__(
@@ -62,23 +62,13 @@ class TorchvisionBackbone(nn.Module):
         _check_image_size(name, self.model)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds a batch of crops.
-
-        Args:
-            images: (N, 3, 112, 112) floating-point RGB in [-1, 1].
-
-        Returns:
-            (N, D) embeddings, not normalised.
-
-        Raises:
-            FacelitError: in training with the standard neck, if N is 1.
-        """
+        """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
         embeddings: Tensor = self.model(images)
         return embeddings
 
 
 def _build(name: str, weights: str | None) -> nn.Module:
-    """The model as torchvision has it, for 112x112 where that is an option of its builder."""
+    """The model as torchvision builds it, for 112x112 where its builder has that option."""
     _check_name(name)
     if weights is not None:
         return _build_pretrained(name, weights)
@@ -86,7 +76,7 @@ def _build(name: str, weights: str | None) -> nn.Module:
     if get_model_builder(name).__module__ == VisionTransformer.__module__:
         options["image_size"] = _IMAGE_SIZE
     if name in ("googlenet", "inception_v3"):
-        options["init_weights"] = True  # torchvision warns if it is left to the default
+        options["init_weights"] = True  # torchvision warns if this is left at its default
     try:
         model: nn.Module = get_model(name, weights=None, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -122,7 +112,7 @@ def _check_name(name: str) -> None:
 
 
 def _remove_auxiliary_classifiers(model: nn.Module) -> None:
-    """GoogLeNet and Inception: one output in training too, and no second normalisation of the input."""
+    """GoogLeNet and Inception: a single output even in training, and no second normalisation of the input."""
     for attribute, value in {
         "aux_logits": False,
         "aux1": None,
@@ -135,7 +125,7 @@ def _remove_auxiliary_classifiers(model: nn.Module) -> None:
 
 
 def _replace_last_layer(model: nn.Module, make_layer: Callable[[int], nn.Module]) -> None:
-    if isinstance(model, SqueezeNet):  # its last layer is a convolution before ReLU and pooling
+    if isinstance(model, SqueezeNet):  # its last layer is a convolution, followed by ReLU and pooling
         dropout, convolution = model.classifier[0], model.classifier[1]
         last_layer = make_layer(convolution.in_channels)
         model.classifier = nn.Sequential(dropout, nn.AdaptiveAvgPool2d(1), nn.Flatten(), last_layer)
@@ -151,7 +141,7 @@ def _check_image_size(name: str, model: nn.Module) -> None:
     shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
     images = torch.empty(1, 3, _IMAGE_SIZE, _IMAGE_SIZE, device="meta")
     training = model.training
-    model.eval()  # batch normalisation refuses a single value for each channel in training
+    model.eval()  # in training batch normalisation rejects a single value per channel
     try:
         with torch.no_grad():
             torch.func.functional_call(model, shapes, (images,))
@@ -164,5 +154,5 @@ def _check_image_size(name: str, model: nn.Module) -> None:
 def _wrong_size(name: str, error: Exception) -> FacelitError:
     return FacelitError(
         f"TorchvisionBackbone: {name} does not take images of {_IMAGE_SIZE}x{_IMAGE_SIZE} ({error}); "
-        "choose another name, such as resnet50 (a vision transformer's weights are for its own size only)"
+        "choose another name, such as resnet50 (a vision transformer's weights fit its original size only)"
     )

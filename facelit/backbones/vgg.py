@@ -14,7 +14,7 @@ from facelit.backbones.channels import check_sizes, scale_channels
 from facelit.backbones.neck import EmbeddingNeck, check_neck
 from facelit.errors import FacelitError
 
-# Five poolings by 2 leave 3x3 of 112x112.
+# Halving 112x112 five times leaves 3x3.
 _FEATURE_MAP = 3 * 3
 
 
@@ -24,23 +24,23 @@ class VGG16(nn.Module):
     The layers after the features are 512*3*3 -> 4096 -> ReLU -> Dropout -> embedding_dim, or the standard neck. Everything
     is initialised as in torchvision's VGG.
 
-    ImageNet weights were trained on images of another normalisation (ImageNet's mean and standard deviation
-    for each channel); on crops in [-1, 1] they are a starting point for training, not features to freeze.
+    ImageNet weights were trained on images with different normalisation (ImageNet's mean and standard deviation for each
+    channel); on crops in [-1, 1] they are a starting point for training, not features to freeze.
 
     Args:
         embedding_dim: the length of an embedding, D.
         batch_norm: whether every convolution is followed by batch normalisation, as in ``vgg16_bn``.
-        dropout: the share of the 4096 activations, or of the standard neck's features, that training zeroes.
-        width: factor for all channel counts (rounded to multiples of 8) and for the 4096.
-        weights: "imagenet" starts from torchvision's ImageNet features, which are downloaded; None from
-            scratch.
-        neck: "standard" puts BN - dropout - linear - BN in place of the two linear layers.
+        dropout: fraction of the 4096 activations, or of the standard neck's features, that is zeroed in training.
+        width: multiplies all channel counts (rounded to multiples of 8) and the 4096.
+        weights: "imagenet" starts from torchvision's ImageNet features, which are downloaded; None from scratch.
+        neck: "standard" replaces the two linear layers by BN - dropout - linear - BN.
 
     Attributes:
         embedding_dim: the length of an embedding.
 
     Raises:
-        FacelitError: if the ImageNet weights cannot be had, or do not fit.
+        FacelitError: if the ImageNet weights cannot be downloaded, or do not fit. From the forward pass in training with
+            the standard neck, if N is 1.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class VGG16(nn.Module):
         if weights not in (None, "imagenet"):
             raise FacelitError(f'VGG16: weights must be "imagenet" or null, not {weights!r}')
         if weights and width != 1.0:
-            raise FacelitError("VGG16: weights: imagenet fits width: 1.0 only; leave one of the two away")
+            raise FacelitError("VGG16: weights: imagenet requires width: 1.0; omit one of the two")
         self.embedding_dim = embedding_dim
         self.neck = neck
         channels: list[str | int] = [c if isinstance(c, str) else scale_channels(c, width) for c in cfgs["D"]]
@@ -74,17 +74,7 @@ class VGG16(nn.Module):
             self.features.load_state_dict(_imagenet_features(batch_norm))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds a batch of crops.
-
-        Args:
-            images: (N, 3, 112, 112) floating-point RGB in [-1, 1].
-
-        Returns:
-            (N, D) embeddings, not normalised.
-
-        Raises:
-            FacelitError: in training with the standard neck, if N is 1.
-        """
+        """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
         maps = self.features(images)
         embeddings: Tensor = self.embedding(maps if self.neck else maps.flatten(1))
         return embeddings

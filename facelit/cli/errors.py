@@ -155,7 +155,8 @@ def _argument_names() -> Iterator[str]:
     """Names of the arguments of every class that can stand in a configuration."""
     for room in (backbones, heads, data):
         for name in _class_names(room):
-            yield from list(inspect.signature(getattr(room, name)).parameters)
+            parameters = inspect.signature(getattr(room, name)).parameters.values()
+            yield from (each.name for each in parameters if each.kind is not each.VAR_KEYWORD)  # **options: its base's
 
 
 def _did_you_mean(name: str, candidates: Iterable[str]) -> str:

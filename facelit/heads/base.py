@@ -1,4 +1,4 @@
-"""What every head is: embeddings and labels in, a loss and what to log out."""
+"""What every head does: embeddings and labels in, a loss and metrics out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _metrics_wanted: ContextVar[bool] = ContextVar("_metrics_wanted", default=True)
 
 @contextmanager
 def metrics_wanted(wanted: bool) -> Iterator[None]:
-    """Tells heads whether anybody looks at their metrics: between two logging steps they need not be computed."""
+    """Tells heads whether their metrics will be read: between two logging steps they need not be computed."""
     token = _metrics_wanted.set(wanted)
     try:
         yield
@@ -26,12 +26,12 @@ def metrics_wanted(wanted: bool) -> Iterator[None]:
 
 
 def wants_metrics() -> bool:
-    """Whether the caller will look at the metrics; True unless :func:`metrics_wanted` says otherwise."""
+    """Whether the caller will read the metrics; True unless :func:`metrics_wanted` says otherwise."""
     return _metrics_wanted.get()
 
 
 class HeadOutput(NamedTuple):
-    """What a head makes of a batch.
+    """What a head computes from a batch.
 
     Attributes:
         loss: scalar to backpropagate, float32 or wider.
@@ -46,26 +46,26 @@ class Head(nn.Module, ABC):
     """Turns embeddings and labels into a loss.
 
     Under distributed training each process calls its head with its own part of the global batch, and
-    DistributedDataParallel averages the gradients. The parts are of one size but for the last batches of an epoch,
-    which the caller announces with :func:`facelit.distributed.global_batch`. For them a loss that is a mean over
-    the own part goes through :func:`facelit.distributed.weigh_part`; one that every process computes from the
+    DistributedDataParallel averages the gradients. All parts have the same size except in the last batches of an epoch,
+    which the caller announces with :func:`facelit.distributed.global_batch`. A loss that is a mean over this process's
+    part therefore goes through :func:`facelit.distributed.weigh_part`; one that every process computes from the
     gathered batch needs nothing, as ``all_gather`` and ``all_gather_with_grad`` know the parts.
 
     Attributes:
         num_identities: the number of identities that the head has parameters for; None if it takes any label.
-        sharded: whether the processes share out the identities' parameters: each holds those of its own identities, and
-            their gradients are whole there, not to be averaged over the processes.
+        sharded: whether the processes divide the identities among themselves: each holds the parameters of its own, whose
+            gradients are complete there and must not be averaged over the processes.
     """
 
     num_identities: int | None = None
     sharded: bool = False
 
     def identity_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters with a row for each identity, by their names in the head's state dict."""
+        """Parameters with one row per identity, by their names in the head's state dict."""
         return {}
 
     def shard(self) -> None:
-        """Makes the parameters of a sharded head, which takes as many rows as this process's share; else does nothing."""
+        """Allocates the parameters of a sharded head, for this process's identities; does nothing for any other head."""
 
     @abstractmethod
     def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
@@ -76,8 +76,8 @@ class Head(nn.Module, ABC):
             labels: (N,) int64 identities, from 0.
 
         Returns:
-            The loss, whose gradients averaged over the processes are those of the global batch, and the metrics of
-            this process's part (or of the global batch where it is gathered anyway).
+            The loss, whose gradients averaged over the processes are those of the global batch, and the metrics, of
+            this process's part (or of the global batch where that is gathered anyway).
         """
 
     def make_optimizer(self) -> torch.optim.Optimizer | None:
@@ -85,26 +85,21 @@ class Head(nn.Module, ABC):
         return None
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """Looks for signs that training goes wrong.
+        """Looks for signs that training is going wrong.
 
         Args:
             metrics: the head's own metrics, by the names that ``forward`` gave them.
 
         Returns:
-            A warning with the ways out, or None if all is well.
+            A warning that says what to try, or None if all is well.
         """
         return None
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor in float32, or in its own dtype if that is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def directions(embeddings: Tensor) -> Tensor:
-    """Brings rows to length 1, also those whose squares overflow.
+    """Scales rows to length 1, including those whose squares overflow.
 
-    A row without an entry above 1e-6 has no direction: it becomes 0 and gets no gradient, which would be without bounds.
+    A row without an entry above 1e-6 has no direction: it becomes 0 and gets no gradient, which would be unbounded.
 
     Args:
         embeddings: (N, D) floating-point.
@@ -120,20 +115,20 @@ def directions(embeddings: Tensor) -> Tensor:
 def check_labels(labels: Tensor, num_identities: int) -> None:
     """Checks that labels are integers from 0 to num_identities - 1.
 
-    Their values are looked at on the CPU only, as a GPU would have to wait.
+    Values are checked on the CPU only: on a GPU the check would wait for the device.
 
     Args:
         labels: (N,) of any integer dtype.
         num_identities: the number of identities that the head has parameters for.
 
     Raises:
-        ValueError: if a label is out of range, or no integer.
+        ValueError: if a label is out of range, or not an integer.
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"labels must be integers, not {labels.dtype}")
     if labels.device.type != "cpu" or not labels.numel():
         return
-    labels = labels.long()  # torch has no minimum of wide unsigned integers
+    labels = labels.long()  # torch has no minimum for wide unsigned integers
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_identities:
         wrong = low if low < 0 else high

@@ -1,52 +1,29 @@
-"""Center loss: embeddings of one identity are pulled towards their center.
+"""Center loss pulls embeddings towards the center of their identity.
 
 Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face Recognition, ECCV 2016 [1].
 """
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from facelit.distributed import parts_of_batch, stack_processes
-from facelit.heads.base import at_least_float32, check_labels
+from facelit.heads.base import check_labels
+from facelit.heads.precision import KeepsFloat32, at_least_float32
 from facelit.heads.rows import Rows, draw_rows, random_seed
 from facelit.optim import record_batch
 
 
-class _CenterDistance(torch.autograd.Function):
-    """1/2 mean_i ||x_i - c_{y_i}||^2; its backward records the batch for CenterSGD."""
-
-    @staticmethod
-    def forward(ctx: Any, embeddings: Tensor, centers: Tensor, labels: Tensor, sharded: bool, record: bool) -> Tensor:
-        difference = _differences(embeddings, centers, labels, sharded)  # (N, D)
-        ctx.save_for_backward(embeddings, labels, difference)
-        # The parameter itself, not a saved tensor: what is recorded hangs on the object.
-        ctx.centers = centers if record else None
-        # Here: the backward may run in another thread, and later.
-        ctx.parts = None if sharded else parts_of_batch(len(labels))
-        return difference.square().sum(dim=1).mean() / 2
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-        embeddings, labels, difference = ctx.saved_tensors
-        if ctx.centers is not None:
-            record_batch(ctx.centers, labels, embeddings, ctx.parts)
-        return difference * (grad / len(difference)), None, None, None, None
-
-
 def _differences(embeddings: Tensor, centers: Tensor, labels: Tensor, sharded: bool) -> Tensor:
-    """(N, D) from the centers to the embeddings; 0 where a label is not among the rows of a sharded table."""
+    """(N, D) embeddings minus their centers; 0 where another process holds the center."""
     if not sharded:
         return embeddings - centers.index_select(0, labels)
     inside = (labels >= 0) & (labels < len(centers))
     return (embeddings - centers.index_select(0, labels.clamp(0, len(centers) - 1))) * inside.unsqueeze(1)
 
 
-class CenterLoss(nn.Module):
+class CenterLoss(KeepsFloat32):
     """Half the mean squared distance of the embeddings to the centers of their identities: eq. 2 of [1].
 
     ``L_C = 1/2 * mean_i ||x_i - c_{y_i}||^2``. The paper sums over the batch where this averages, so that the
@@ -66,24 +43,24 @@ class CenterLoss(nn.Module):
             optimizer.step()
             center_optimizer.step()
 
-    A batch moves the centers when its loss is backpropagated, however small lam is. Losses that are not
-    backpropagated, and those of a module in eval mode, do not move them. If the embeddings need no gradient
-    (a frozen backbone), a forward in training mode with gradients enabled counts instead.
+    A batch moves the centers once its loss has been backpropagated, however small lam is; a loss that is never
+    backpropagated, or of a module in eval mode, does not. If the embeddings need no gradient (a frozen backbone), a
+    forward pass in training mode with gradients enabled counts instead.
 
-    Cost and gradient touch only the rows of the batch. The loss is computed in float32 under autocast, and
-    the centers stay in float32 when the module is cast to half precision. They are initialised uniformly in
+    Cost and gradient involve only the rows in the batch. The loss is computed in float32 under autocast, and the centers
+    stay in float32 when the module is cast to half precision. They start uniformly distributed in
     +-sqrt(3 / embedding_dim), the xavier filler of the authors' Caffe code.
 
-    A sharded one holds the centers of this process's share of the identities, and is given the global batch: see
-    :class:`~facelit.heads.identity.IdentityHead`, which gathers it.
+    A sharded one holds the centers of this process's identities only and expects the global batch, which
+    :class:`~facelit.heads.identity.IdentityHead` gathers.
 
     Args:
         num_identities: the number of identities, C.
         embedding_dim: the length of an embedding, D.
-        sharded: whether the processes share out the centers; :meth:`shard` then makes them.
+        sharded: whether the processes divide the centers among themselves; :meth:`shard` then creates them.
 
     Attributes:
-        centers: (C, D) float32 parameter that requires no gradient; or (rows of this process, D).
+        centers: (C, D) float32 parameter that requires no gradient; (rows of this process, D) if sharded.
 
     Raises:
         ValueError: if a size is not positive.
@@ -108,22 +85,12 @@ class CenterLoss(nn.Module):
         return draw_rows(self.rows, embedding_dim, self._seed, lambda x, g: x.uniform_(-bound, bound, generator=g))
 
     def shard(self, rows: Rows) -> None:
-        """Makes the centers of some identities, freshly drawn: this process's share."""
+        """Creates and initialises the centers of this process's identities."""
         self.rows = rows
         self.centers = nn.Parameter(self._draw(self.centers.shape[1]).to(self.centers.dtype), requires_grad=False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "CenterLoss":
-        """Moves as any module does, except that ``half()`` and its like leave the centers in float32."""
-
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.element_size() >= tensor.element_size() else tensor.to(moved.device)
-
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        return self
-
     def distances(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """Euclidean distances to the centers, without gradient.
+        """Euclidean distances to the centers, detached.
 
         Args:
             embeddings: (N, D) floating-point.
@@ -156,9 +123,15 @@ class CenterLoss(nn.Module):
             )
         check_labels(labels, self.num_identities)
         embeddings, labels = at_least_float32(embeddings), labels.long() - self.rows.first
-        if self.training and torch.is_grad_enabled() and not embeddings.requires_grad:
-            record_batch(self.centers, labels, embeddings, None if self.sharded else parts_of_batch(len(labels)))
-        loss: Tensor = _CenterDistance.apply(embeddings, self.centers, labels, self.sharded, self.training)
+        loss = _differences(embeddings, self.centers, labels, self.sharded).square().sum(dim=1).mean() / 2
+        if self.training and torch.is_grad_enabled():
+            # Now: a backward pass may run in another thread, which does not know the global batch.
+            parts = None if self.sharded else parts_of_batch(len(labels))
+            record = partial(record_batch, self.centers, labels, embeddings.detach(), parts)
+            if loss.requires_grad:
+                loss.register_hook(lambda _: record())  # type: ignore[no-untyped-call]  # torch's own
+            else:
+                record()
         return self._sum_over_processes(loss)
 
     def _sum_over_processes(self, x: Tensor) -> Tensor:

@@ -1,33 +1,55 @@
 """IdentityHead: what all heads with a vector for each identity have in common.
 
+How a batch passes through the five files of the sharded path; only steps marked S differ from a head that is not sharded:
+
+1. ``identity.py``, :meth:`IdentityHead.forward`: embeddings in float32 or wider, labels in int64.
+   S: ``facelit/distributed.py`` gathers both, so that every process has the global batch.
+2. ``rows.py``: which identities this process holds. Labels become row numbers; S: those of identities that other processes
+   hold fall outside. In training with a sample_rate below 1, ``_sample`` draws the rows that the batch is compared with.
+3. ``identity_logits.py``: the logits of these rows, a group at a time, reduced to four numbers for each sample.
+   S: ``distributed.py`` exchanges these (``stack_processes``), and ``_logits_of_all`` combines them.
+4. ``identity.py``, ``_cross_entropy``: a subclass's :meth:`IdentityHead.target_logits` applies its margin.
+5. ``center.py``: the center loss, if there is one. S: each process contributes the distances to its own centers.
+
+The backward pass records the batch, from which ``facelit/optim/center_sgd.py`` then moves the centers. S: gradients of the rows
+are complete on the process that holds them, and are not averaged; checkpoints and gradient clipping have their own rules, in
+``facelit/training/sharding.py``.
+
 [1] An et al.: Killing Two Birds with One Stone: Efficient and Robust Training of Face Recognition CNNs by Partial FC,
     CVPR 2022.
 [2] Szegedy et al.: Rethinking the Inception Architecture for Computer Vision, CVPR 2016.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from facelit.distributed import all_gather, all_gather_summing_grad, part_sizes, stack_processes, weigh_part, world_size
-from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels, directions, wants_metrics
+from facelit.heads.base import Head, HeadOutput, check_labels, directions, wants_metrics
 from facelit.heads.center import CenterLoss
 from facelit.heads.identity_logits import IdentityLogits, identity_logits
+from facelit.heads.precision import at_least_float32
 from facelit.heads.rows import Rows, draw_rows, own_rows, random_seed
 from facelit.optim import CenterSGD, check_alpha
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass
 class CenterTerm:
-    """Center loss beside an identity loss: ``L + weight * L_C``.
+    """Center loss added to an identity loss: ``L + weight * L_C``.
 
     Args:
         weight: the weight of the center loss, lambda in the paper; see :class:`~facelit.heads.CenterLoss`.
-        alpha: the share of the way that a center goes in a step, up to 1; it depends neither on the weight nor on the
+        alpha: the fraction of the way that a center moves in one step, in (0, 1]; independent of the weight and of the
             learning rate.
     """
 
@@ -41,33 +63,41 @@ class CenterTerm:
 
 
 class IdentityHead(Head):
-    """Cross entropy over the identities, each of which has a vector; and the center loss, if asked for.
+    """Cross entropy over the identities, each of which has a vector; plus center loss, if asked for.
 
-    Subclasses say what the logits are: :attr:`scale` and :meth:`target_logits`. Logits and loss are float32 under
-    autocast. At most 128 MB of logits are held at a time (see :func:`~facelit.heads.identity_logits.identity_logits`).
+    Subclasses define the logits: :attr:`scale` and :meth:`target_logits`. Targets may be smoothed as in [2]. Logits and
+    loss are float32 under autocast. At most 128 MB of logits are held at a time (see
+    :func:`~facelit.heads.identity_logits.identity_logits`).
 
-    A sharded head (Partial FC of [1]) holds the vectors and centers of this process's share of the identities: embeddings
-    are gathered, each process computes the logits of its own identities, and four numbers a sample are exchanged. It is
-    made without memory, and :meth:`shard` gives it its rows once the processes know each other.
-    The whole head and a sharded one on any number of processes start from the same vectors under the same seed.
+    A sharded head (Partial FC of [1]) holds the vectors and centers of this process's identities: embeddings are gathered,
+    each process computes the logits of its own identities, and four numbers per sample are exchanged. It is created
+    without memory; :meth:`shard` allocates its rows once the processes are connected. With the same seed, vectors start
+    the same whether the head is sharded or not, on any number of processes.
+
+    Metrics: loss_softmax, identity_accuracy (fraction of the batch whose own identity has the highest logit, before any
+    margin) and embedding_norm (mean Euclidean norm); with a center loss also loss_center (unweighted), center_distance
+    (mean Euclidean distance of the embeddings to their centers) and alpha. They are means over this process's part of
+    the batch; over the global batch if the head is sharded.
 
     Args:
         num_identities: the number of identities, C.
         embedding_dim: the length of an embedding, D.
-        bias: whether each identity has a bias as well; without a :attr:`scale` only.
-        label_smoothing: the share of the target that is spread over all identities [2], from 0 to 1.
-        center: the center loss that goes with it; None for none.
-        sharded: whether the processes share out the identities.
-        sample_rate: the share of the identities that a training batch is compared with, drawn anew each time; the
-            batch's own are always among them. 1 for all.
+        bias: whether each identity also has a bias; only without a :attr:`scale`.
+        label_smoothing: fraction of the target that is spread over all identities, from 0 to 1.
+        center: center loss to add (``center.weight``, ``center.alpha``), on embeddings that are not normalised; None for
+            none.
+        sharded: whether the processes divide the identities among themselves (Partial FC).
+        sample_rate: fraction of the identities that a training batch is compared with, drawn anew for each batch; those
+            in the batch are always included. 1 for all.
 
     Attributes:
-        weight: (C, D) float32, or (rows of this process, D).
-        bias: (C,) likewise; None without.
-        scale: the factor of the cosines; None where logits are plain scalar products.
+        weight: (C, D) float32 parameter; (rows of this process, D) if sharded.
+        bias: (C,) likewise; None if there is none.
+        scale: multiplies the cosines; None where logits are plain scalar products.
 
     Raises:
-        ValueError: if a size is not positive, or a share is outside its range.
+        ValueError: if a size is not positive, or a fraction is out of range. From the forward pass: if the shapes do not
+            fit, or a label is out of range (on the CPU; on a GPU the loss is wrong instead).
     """
 
     scale: float | None = None
@@ -88,9 +118,9 @@ class IdentityHead(Head):
                 f"num_identities={num_identities} and embedding_dim={embedding_dim}: both must be positive"
             )
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1], not {label_smoothing}")
+            raise ValueError(f"label_smoothing must be in [0, 1], not {label_smoothing}")
         if not 0 < sample_rate <= 1:
-            raise ValueError(f"sample_rate must lie above 0 and up to 1, not {sample_rate}")
+            raise ValueError(f"sample_rate must be in (0, 1], not {sample_rate}")
         self.num_identities: int = num_identities
         self.embedding_dim = embedding_dim
         self.label_smoothing = label_smoothing
@@ -107,12 +137,12 @@ class IdentityHead(Head):
             self._draw_parameters()
 
     def shard(self) -> None:
-        """Gives a sharded head the rows of this process, freshly drawn; call it once, when processes have been joined."""
+        """Allocates and initialises a sharded head's rows of this process; call it once, when the processes are connected."""
         if not self.sharded:
             return
         if self.num_identities < world_size():
             raise ValueError(
-                f"sharded: {self.num_identities} identities cannot be shared out over {world_size()} processes"
+                f"sharded: {self.num_identities} identities cannot be divided among {world_size()} processes"
             )
         self.rows = own_rows(self.num_identities)
         dtype = self.weight.dtype
@@ -123,14 +153,14 @@ class IdentityHead(Head):
         if self.center_loss is not None:
             self.center_loss.shard(self.rows)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "IdentityHead":
-        """Moves as any module does; rows that :meth:`shard` has not made yet have no device to leave."""
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves as any module does; rows that :meth:`shard` has not allocated yet stay without memory."""
 
         def move(tensor: Tensor) -> Tensor:
             try:
                 return fn(tensor)
             except NotImplementedError:  # torch's own, for a tensor without memory
-                # Lightning moves the model to the CPU after any error, also before it was configured.
+                # After any error Lightning moves the model to the CPU, even if it was never configured.
                 if tensor.is_meta:
                     return tensor
                 raise
@@ -139,42 +169,58 @@ class IdentityHead(Head):
         return self
 
     def draw(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Fills the identities' first vectors, in place: nn.Linear's distribution, unless a subclass has its own."""
+        """Initialises the identities' vectors, in place: nn.Linear's distribution, unless a subclass has its own."""
         bound = self.embedding_dim**-0.5
         vectors.uniform_(-bound, bound, generator=generator)
 
     def identity_parameters(self) -> dict[str, nn.Parameter]:
         """The vectors, biases and centers."""
-        centers = None if self.center_loss is None else self.center_loss.centers
+        centers = None if self.center_loss is None else self.centers
         named = {"weight": self.weight, "bias": self.bias, "center_loss.centers": centers}
         return {name: parameter for name, parameter in named.items() if parameter is not None}
+
+    @property
+    def centers(self) -> nn.Parameter:
+        """The centers of the center loss: (C, D) float32, or (rows of this process, D) if the head is sharded.
+
+        Raises:
+            AttributeError: if the head has no center loss.
+        """
+        if self.center_loss is None:
+            raise AttributeError
+        return self.center_loss.centers
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "centers":  # Python asks here once the property has failed, and shows this message alone
+            raise AttributeError(f"this {type(self).__name__} has no centers: give it center=CenterTerm(...)")
+        return super().__getattr__(name)
 
     def make_optimizer(self) -> CenterSGD | None:
         """The optimizer that moves the centers; step it after the network's own."""
         if self.center is None or self.center_loss is None:
             return None
-        return CenterSGD([self.center_loss.centers], self.center.alpha)
+        return CenterSGD([self.centers], self.center.alpha)
 
     def target_logits(self, own: Tensor, norms: Tensor) -> Tensor:
-        """What stands in the place of a sample's own logit in the loss: a margin makes it smaller.
+        """What replaces a sample's own logit in the loss: a margin lowers it.
 
         Args:
             own: (N,) the samples' logits for their own identities.
-            norms: (N,) Euclidean norms of the embeddings, without gradient.
+            norms: (N,) Euclidean norms of the embeddings, detached.
 
         Returns:
-            (N,) logits; here the same.
+            (N,) logits; here those given.
         """
         return own
 
     def logits(self, embeddings: Tensor) -> Tensor:
-        """One score for each identity, without margin.
+        """One score for each identity, without the margin.
 
         Args:
             embeddings: (N, D) floating-point.
 
         Returns:
-            (N, C) logits, float32 or wider; of this process's identities, if the head is sharded.
+            (N, C) logits, float32 or wider; if the head is sharded, of this process's identities only.
         """
         with torch.autocast(embeddings.device.type, enabled=False):
             x = self._prepare(at_least_float32(embeddings))
@@ -183,22 +229,7 @@ class IdentityHead(Head):
                 return self.scale * x @ F.normalize(weight, dim=1).T
             return x @ weight.T if self.bias is None else x @ weight.T + self.bias
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
-        """Computes the loss of a batch.
-
-        Args:
-            embeddings: (N, D) floating-point, not normalised.
-            labels: (N,) of any integer dtype, from 0 to C - 1.
-
-        Returns:
-            The loss, and the metrics loss_softmax, identity_accuracy (the share of the batch whose identity has the highest
-            logit, before any margin) and embedding_norm (mean Euclidean norm); with a center loss also loss_center (not
-            weighted), center_distance (mean Euclidean distance of the embeddings to their centers) and alpha. They are this
-            process's means; of the global batch, if the head is sharded.
-
-        Raises:
-            ValueError: if the shapes do not fit, or a label is out of range (on the CPU; on a GPU it is a wrong loss).
-        """
+    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:  # noqa: D102  # Head's
         if embeddings.shape != (len(labels), self.embedding_dim):
             expected = (len(labels), self.embedding_dim)
             raise ValueError(f"expected embeddings of shape {expected}, got {tuple(embeddings.shape)}")
@@ -229,7 +260,7 @@ class IdentityHead(Head):
         return embeddings if self.scale is None else directions(embeddings)
 
     def _logits_of_all(self, embeddings: Tensor, labels: Tensor) -> IdentityLogits:
-        """Of this process's identities; then, if the head is sharded, of everybody's."""
+        """Over this process's identities; then, if the head is sharded, over those of all processes."""
         own_labels = labels - self.rows.first
         weight: Tensor = self.weight
         bias: Tensor | None = self.bias
@@ -246,7 +277,7 @@ class IdentityHead(Head):
         return IdentityLogits(own.sum(dim=0), others.logsumexp(dim=0), highest.amax(dim=0), total.sum(dim=0))
 
     def _sample(self, own_labels: Tensor) -> Tensor:
-        """Sorted numbers of the rows to compare with: the batch's own, and others at random. Nothing waits for the device."""
+        """Sorted row numbers to compare with: the batch's own and others at random. Never waits for the device."""
         count = self.rows.size
         priority = torch.rand(count + 1, dtype=torch.float32, device=own_labels.device)  # bfloat16 would tie
         priority[own_labels.where((own_labels >= 0) & (own_labels < count), count)] = 2
@@ -257,9 +288,9 @@ class IdentityHead(Head):
         return max(math.ceil(self.sample_rate * count), min(batch, count))
 
     def _cross_entropy(self, logits: IdentityLogits, norms: Tensor) -> Tensor:
-        """Mean over the batch of log sum_j exp(z_j) minus what the smoothed target takes of the logits."""
+        """Mean over the batch of log sum_j exp(z_j) minus the logits' mean under the smoothed target [2]."""
         target = self.target_logits(logits.own, norms)
-        missing = -F.logsigmoid(target - logits.others)  # -log of the own identity's probability
+        missing = -F.logsigmoid(target - logits.others)  # -log of its own identity's probability
         if not self.label_smoothing:
             return missing.mean()
         counts = part_sizes(self.num_identities, world_size() if self.sharded else 1)
@@ -272,6 +303,7 @@ class IdentityHead(Head):
     def _metrics(self, loss: Tensor, logits: IdentityLogits, norms: Tensor) -> dict[str, Tensor]:
         return {
             "loss_softmax": loss.detach(),
+            # torchmetrics would need all N x C logits, or each sample's predicted identity: neither exists here.
             "identity_accuracy": (logits.own > logits.highest).float().mean(),
             "embedding_norm": norms.mean(),
         }

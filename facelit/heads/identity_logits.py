@@ -1,8 +1,8 @@
-"""What a softmax over identities needs of its logits, without ever holding all of them.
+"""What a softmax over identities needs from its logits, without ever holding all of them.
 
-A softmax loss of sample i needs three numbers: its own logit z_{i, y_i}, the log-sum-exp of all others, and (for label
-smoothing) the sum of all. Whatever a margin does to the own logit is then arithmetic on N numbers, and identities that lie on
-several processes are joined by exchanging N numbers each.
+The softmax loss of sample i needs three numbers: its own logit z_{i, y_i}, the log-sum-exp of all others, and (for label
+smoothing) the sum of all. Whatever a margin does to the own logit is then arithmetic on N numbers, and processes that hold
+different identities only exchange N numbers of each kind.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MAX_LOGITS = 2**25
-"""Logits that may be held at a time: 128 MB in float32."""
+"""Logits held at a time, at most: 128 MB in float32."""
 
 
 class IdentityLogits(NamedTuple):
-    """Logits of a batch, summed up; all (N,) of the embeddings' dtype.
+    """A batch's logits in summary; all (N,) in the embeddings' dtype.
 
     Attributes:
-        own: z_{i, y_i}; 0 where the identity is not among those given.
+        own: z_{i, y_i}; 0 where that identity is not among those given.
         others: log sum_{j != y_i} exp(z_ij); -inf where there are no others.
         highest: max_{j != y_i} z_ij, without gradient.
-        total: sum_j z_ij where it was asked for, else 0.
+        total: sum_j z_ij if asked for, else 0.
     """
 
     own: Tensor
@@ -41,20 +41,20 @@ def identity_logits(
     with_total: bool = False,
     max_logits: int = MAX_LOGITS,
 ) -> IdentityLogits:
-    """Sums up ``z_ij = x_i . w_j + b_j``; or, with a scale s, ``z_ij = s * x_i . w_j / ||w_j||``.
+    """Summarises ``z_ij = x_i . w_j + b_j``; or, with a scale s, ``z_ij = s * x_i . w_j / ||w_j||``.
 
     Up to `max_logits` logits are computed at once and kept for the backward pass. More are computed in groups of
-    identities, once more in the backward pass: memory then grows with the weights alone, for a third more arithmetic.
-    The arithmetic is in the embeddings' dtype, under autocast too; the gradients have the dtypes of their tensors.
+    identities, and again in the backward pass: memory then grows with the weights alone, at a third more arithmetic.
+    Arithmetic is in the embeddings' dtype, even under autocast; gradients have the dtypes of their tensors.
 
     Args:
         embeddings: (N, D) float32 or float64; of length 1 where a scale is given.
         weight: (C, D) a vector for each identity.
-        labels: (N,) int64; numbers outside 0 to C - 1 stand for identities that are not among these.
+        labels: (N,) int64; numbers outside 0 to C - 1 are identities that are not among these.
         bias: (C,), without a scale only.
-        scale: the factor of the cosines.
+        scale: multiplies the cosines; None for plain scalar products.
         with_total: whether the sum of the logits is wanted.
-        max_logits: how many logits may be held at a time.
+        max_logits: how many logits to hold at a time, at most.
 
     Returns:
         The four figures for each sample.
@@ -65,12 +65,12 @@ def identity_logits(
 
 
 class _Group(NamedTuple):
-    """Logits of some identities, and what they were made from."""
+    """Logits of some identities, and what they were computed from."""
 
     logits: Tensor  # (N, c)
     directions: Tensor  # (c, D) weights in the embeddings' dtype, of length 1 where there is a scale
     lengths: Tensor | None  # (c, 1)
-    columns: Tensor  # (N, 1) place of the own identity, of any where it is not in the group
+    columns: Tensor  # (N, 1) column of the own identity; any column if it is not in the group
     inside: Tensor  # (N, 1) whether it is
     rows: slice  # of the weights
 
@@ -78,7 +78,7 @@ class _Group(NamedTuple):
 def _groups(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Iterator[_Group]:
     """As many identities at a time as there is room for."""
     size = len(weight)
-    if size * len(x) > ctx.max_logits:  # then their vectors, of length 1, shall not be more than the logits either
+    if size * len(x) > ctx.max_logits:  # then their normalised vectors must not take more memory than the logits either
         size = max(1, ctx.max_logits // max(x.shape))
     for start in range(0, len(weight), size):
         yield _group(ctx, x, weight, bias, labels, slice(start, min(start + size, len(weight))))
@@ -109,7 +109,7 @@ def _group(
 
 
 def _take_own(group: _Group) -> Tensor:
-    """The own logits (N, 1), 0 where they are in another group; -inf stands in their place afterwards."""
+    """The own logits (N, 1), 0 where they are in another group; -inf replaces them in this one."""
     found = group.logits.gather(1, group.columns)
     group.logits.scatter_(1, group.columns, found.masked_fill(group.inside, -torch.inf))
     return found.masked_fill(~group.inside, 0)
@@ -139,7 +139,7 @@ class _IdentityLogits(torch.autograd.Function):
                 total += group.logits.sum(dim=1, keepdim=True)
             own += _take_own(group)
             higher = torch.maximum(highest, group.logits.amax(dim=1, keepdim=True))
-            base = higher.clamp_min(lowest)  # -inf - -inf is no number
+            base = higher.clamp_min(lowest)  # -inf - -inf is NaN
             exponentials = group.logits.sub_(base).exp_()
             summed = summed * (highest - base).exp() + exponentials.sum(dim=1, keepdim=True)
             highest = higher
@@ -187,16 +187,16 @@ class _IdentityLogits(torch.autograd.Function):
 
 
 def _add_own(group: _Group, d_logits: Tensor, d_own: Tensor) -> None:
-    """Puts the own logits' gradient where the softmax of the others has a zero."""
+    """Adds the own logits' gradient where the softmax over the others is zero."""
     d_logits.scatter_add_(1, group.columns, d_own.unsqueeze(1).masked_fill(~group.inside, 0))
 
 
 def _put_weight_gradient(gradient: Tensor, group: _Group, d_logits: Tensor, embeddings: Tensor) -> None:
-    """Fills (c, D) of the weights' gradient; in place, as memory of that size is dear to allocate."""
+    """Fills (c, D) of the weights' gradient, in place: memory of that size is expensive to allocate."""
     exact = gradient if gradient.dtype == embeddings.dtype else torch.empty_like(gradient, dtype=embeddings.dtype)
     torch.mm(d_logits.T, embeddings, out=exact)
     if group.lengths is not None:
-        # Of w / ||w||: what is left across the direction, over the length.
+        # Through w / ||w||: the component orthogonal to the direction, over the length.
         along = torch.linalg.vecdot(exact, group.directions).unsqueeze(1)
         exact.addcmul_(group.directions, along, value=-1).div_(group.lengths)
     if exact is not gradient:

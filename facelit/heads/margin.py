@@ -1,4 +1,4 @@
-"""Heads with a margin: the own identity's cosine must beat the others' by a distance.
+"""Heads with a margin: the cosine to a sample's own identity must exceed the others by some distance.
 
 [1] Wang et al.: CosFace: Large Margin Cosine Loss for Deep Face Recognition, CVPR 2018.
 [2] Deng, Guo, Xue, Zafeiriou: ArcFace: Additive Angular Margin Loss for Deep Face Recognition, CVPR 2019.
@@ -7,52 +7,41 @@
 
 import math
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from facelit.heads.identity import CenterTerm, IdentityHead
+from facelit.heads.identity import IdentityHead
 
 _SMALLEST_SINE = 1e-4
 
 
 class MarginHead(IdentityHead):
-    """Softmax over ``scale * cos``, embeddings and identities' vectors being of length 1, the own cosine lowered by a margin.
+    """Softmax over ``scale * cos``, theta being the angle between embedding and identity; a margin lowers a sample's own cosine.
 
     Subclasses override :meth:`add_margin`.
 
     Args:
         num_identities: the number of identities, C.
         embedding_dim: the length of an embedding, D.
-        scale: the factor of the cosines, s.
-        margin_ramp: training batches in which the margin's effect grows linearly from nothing; 0 for all of it at once.
-        label_smoothing: the share of the target that is spread over all identities, from 0 to 1.
-        center: the center loss that goes with it (``center.weight``, ``center.alpha``), on the embeddings as they are, not
-            normalised; None for none.
-        sharded: whether the processes share out the identities (Partial FC).
-        sample_rate: the share of the identities that a training batch is compared with; 1 for all.
+        scale: multiplies the cosines; s in the papers.
+        margin_ramp: training batches over which the margin grows linearly from 0; 0 applies all of it at once.
+        options: those of :class:`IdentityHead`, except ``bias``.
 
     Attributes:
         batches_seen: int64 scalar, training batches so far.
 
     Raises:
-        ValueError: if a size or the scale is not positive, or a share is outside its range.
+        ValueError: if the scale is not positive, the ramp is negative, or as :class:`IdentityHead`.
     """
 
     batches_seen: Tensor
 
     def __init__(
-        self,
-        num_identities: int,
-        embedding_dim: int,
-        scale: float = 64.0,
-        margin_ramp: int = 0,
-        label_smoothing: float = 0.0,
-        center: CenterTerm | None = None,
-        sharded: bool = False,
-        sample_rate: float = 1.0,
+        self, num_identities: int, embedding_dim: int, scale: float = 64.0, margin_ramp: int = 0, **options: Any
     ) -> None:
-        super().__init__(num_identities, embedding_dim, False, label_smoothing, center, sharded, sample_rate)
+        super().__init__(num_identities, embedding_dim, bias=False, **options)
         if not scale > 0:
             raise ValueError(f"scale must be positive, not {scale}")
         if margin_ramp < 0:
@@ -63,23 +52,22 @@ class MarginHead(IdentityHead):
 
     @abstractmethod
     def add_margin(self, cosines: Tensor, norms: Tensor) -> Tensor:
-        """Lowers cosines.
+        """Lowers the samples' cosines to their own identities.
 
         Args:
-            cosines: (N,) float32 or wider, of the angles between embeddings and their own identities' vectors; rounding may
-                take them a little past -1 and 1.
-            norms: (N,) Euclidean norms of the embeddings, without gradient.
+            cosines: (N,) float32 or wider; rounding may take them slightly outside [-1, 1].
+            norms: (N,) Euclidean norms of the embeddings, detached.
 
         Returns:
-            (N,) what takes their place, with a finite gradient everywhere.
+            (N,) lowered cosines, whose gradient is finite everywhere.
         """
 
     def draw(self, vectors: Tensor, generator: torch.Generator) -> None:
-        """Standard deviation 0.01: only the direction counts, and short vectors turn quickly."""
+        """Standard deviation 0.01: only the direction matters, and short vectors turn quickly."""
         vectors.normal_(0, 0.01, generator=generator)
 
     def target_logits(self, own: Tensor, norms: Tensor) -> Tensor:
-        """The own logits with the margin, as far as it has grown."""
+        """The own logits less the margin, scaled by how far the ramp has come."""
         cosines = own / self.scale
         lowered = self.add_margin(cosines, norms)
         if self.margin_ramp:
@@ -90,11 +78,16 @@ class MarginHead(IdentityHead):
         return self.scale * lowered
 
 
+def inside_domain(cosines: Tensor) -> Tensor:
+    """Cosines clamped to [-1, 1]; unlike clamp's, the gradient of those outside by rounding is 1, not 0."""
+    return cosines + (cosines.clamp(-1, 1) - cosines).detach()
+
+
 def sine_of(cosines: Tensor) -> Tensor:
-    """``sqrt(1 - cos^2)``, at least 1e-4: so that its gradient, and an angle's, are finite at cosines of -1 and 1.
+    """``sqrt(1 - cos^2)``, at least 1e-4, which keeps its gradient and an angle's finite at cosines of -1 and 1.
 
     Args:
-        cosines: (N,) from -1 to 1, and a little past for rounding.
+        cosines: (N,) from -1 to 1, or slightly outside through rounding.
     """
     return (1 - cosines.square()).clamp_min(_SMALLEST_SINE**2).sqrt()
 
@@ -102,22 +95,21 @@ def sine_of(cosines: Tensor) -> Tensor:
 def combined_margin(cosines: Tensor, m1: float = 1.0, m2: float = 0.0, m3: float = 0.0) -> Tensor:
     """``cos(m1 * theta + m2) - m3``, sec. 2.3 of [2].
 
-    Past ``m1 * theta + m2 = pi``, where the plain formula would rise again and reward larger angles, it goes on falling as
+    Beyond ``m1 * theta + m2 = pi``, where the plain formula would rise again and reward larger angles, it keeps falling as
     in [3]: ``(-1)^k cos(phi) - 2k`` for phi between k pi and (k + 1) pi.
 
     Args:
-        cosines: (N,) floating-point, from -1 to 1.
-        m1: factor of the angle, as in [3]; at least 1.
-        m2: margin of the angle in radians, as in [2].
-        m3: margin of the cosine, as in [1].
+        cosines: (N,) floating-point, from -1 to 1, or slightly outside through rounding.
+        m1: multiplies the angle, as in [3]; at least 1.
+        m2: added to the angle, in radians, as in [2].
+        m3: subtracted from the cosine, as in [1].
 
     Returns:
-        (N,) of the same dtype; it falls with the angle, and its gradient is finite.
+        (N,) of the same dtype, falling as the angle grows, with a finite gradient.
     """
     if m1 == 1 and m2 == 0:
         return cosines - m3
-    # At a cosine of 1 and a little, which rounding makes, the gradient is that at 1.
-    cosines = cosines + (cosines.clamp(-1, 1) - cosines).detach()
+    cosines = inside_domain(cosines)
     phi = m1 * torch.atan2(sine_of(cosines), cosines) + m2
     turns = (phi.detach() / math.pi).floor()
     return (1 - 2 * turns.remainder(2)) * phi.cos() - 2 * turns - m3

@@ -5,7 +5,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
@@ -16,32 +16,37 @@ from torch import Tensor, nn
 
 from facelit.distributed import all_gather, all_gather_with_grad, world_size
 from facelit.errors import FacelitError
-from facelit.heads.base import Head, HeadOutput, at_least_float32, check_labels, wants_metrics
+from facelit.heads.base import Head, HeadOutput, check_labels, wants_metrics
+from facelit.heads.precision import KeepsFloat32, at_least_float32
 
 _PACKAGE = "pytorch_metric_learning"
 _ROOMS = ("losses", "miners", "distances", "reducers", "regularizers")
 _NUM_IDENTITIES, _EMBEDDING_DIM = ("num_classes",), ("embedding_size", "descriptors_dim")
-"""How the package's classes call the two sizes."""
+"""What the package's classes call the two sizes."""
 
 Arguments = dict[str, bool | int | float | str | list | dict | None]  # type: ignore[type-arg]
-"""Without `Any`: jsonargparse would make objects of whatever classes a configuration, or a checkpoint, names below it."""
+"""Without `Any`: for it jsonargparse would create objects of any class that a configuration, or a checkpoint, names."""
 
 
-class MetricLearningHead(Head):
+class MetricLearningHead(KeepsFloat32, Head):
     """Runs a loss of pytorch-metric-learning [1], with a miner if one is named, on the global batch.
 
-    Needs `pip install "facelit[metric-learning]"`. Under distributed training embeddings and labels are gathered first,
-    so that loss and gradient are those of a single process with the whole batch. It is computed in float32 under
-    autocast, and the loss's own weights stay in float32 when the module is cast to half precision. They follow the
-    network's optimizer. Miners and losses that draw at random do so from a seed that is taken from torch's where the
-    head is made, and the number of batches so far: the same on each process, and in a resumed run.
+    Needs `pip install "facelit[metric-learning]"`. In distributed training embeddings and labels are gathered first, so
+    that loss and gradient are those of one process with the whole batch. Computed in float32 under autocast; the loss's
+    own weights stay in float32 when the module is cast to half precision, and follow the network's optimizer. Miners and
+    losses that draw at random are seeded from torch's seed when the head was created and the number of batches so far:
+    the same on every process, and in a resumed run.
+
+    Metrics: embedding_norm (mean Euclidean norm), genuine_pairs (ordered pairs of images of one identity in the global
+    batch; for losses without weights only) and, depending on the miner, mined_triplets, or mined_genuine_pairs and
+    mined_impostor_pairs.
 
     Args:
-        loss: name of a class of `pytorch_metric_learning.losses`, as `MultiSimilarityLoss`, or its import path.
-        loss_args: its arguments by name. One that is an object itself is written {class_path: ..., init_args: {...}},
-            with a class of the same package, as `distance: {class_path: LpDistance, init_args: {p: 1}}`. Required
-            numbers of classes and sizes of embeddings are filled in.
-        miner: name of a class of `pytorch_metric_learning.miners`, or its import path; None for what the loss does
+        loss: name of a class in `pytorch_metric_learning.losses`, such as `MultiSimilarityLoss`, or its import path.
+        loss_args: its arguments by name. An argument that is itself an object is written {class_path: ..., init_args:
+            {...}}, with a class of the same package: `distance: {class_path: LpDistance, init_args: {p: 1}}`. Required
+            numbers of classes and embedding sizes are filled in.
+        miner: name of a class in `pytorch_metric_learning.miners`, or its import path; None for the loss's own behaviour
             without one.
         miner_args: its arguments.
         num_identities: the number of identities, for losses with weights for each.
@@ -52,7 +57,9 @@ class MetricLearningHead(Head):
         miner: the package's miner, or None.
 
     Raises:
-        FacelitError: if the package is absent, has no such class, or the class refuses the arguments.
+        FacelitError: if the package is not installed, has no such class, or the class rejects the arguments. From the
+            forward pass: if loss or miner reject the batch, or the loss is more than one number.
+        ValueError: from the forward pass, if a label is out of range (on the CPU).
     """
 
     def __init__(
@@ -70,13 +77,13 @@ class MetricLearningHead(Head):
         if "labels" not in inspect.signature(self.loss.forward).parameters:
             raise FacelitError(f"MetricLearningHead's loss: {type(self.loss).__name__} does not look at identities.")
         if any(type(module).__name__ == "DynamicSoftMarginLoss" for module in self.loss.modules()):
-            # Its second step would go back through the graph of the first; and no checkpoint would hold its histogram.
+            # Its second step would backpropagate through the graph of the first, and no checkpoint would hold its histogram.
             raise FacelitError(
-                "MetricLearningHead's loss: DynamicSoftMarginLoss cannot be trained with: the package's histogram keeps the"
+                "MetricLearningHead's loss: DynamicSoftMarginLoss cannot be used for training: its histogram keeps the"
                 " last batch's graph."
             )
         if miner is None and miner_args:
-            raise FacelitError("MetricLearningHead has miner_args, but no miner: name one, or leave them out.")
+            raise FacelitError("MetricLearningHead has miner_args, but no miner: name one, or omit them.")
         self.miner = None if miner is None else builder.build(miner, miner_args or {}, "miners", "miner")
         self.num_identities = num_identities if builder.depends_on_identities else None
         self._memories: list[Any] = [
@@ -87,22 +94,7 @@ class MetricLearningHead(Head):
         self._seed_is_shared = False
         self._batches = 0
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
-        """Computes the loss of the global batch.
-
-        Args:
-            embeddings: (N, D) floating-point, this process's part of the batch, not normalised.
-            labels: (N,) of any integer dtype, from 0.
-
-        Returns:
-            The loss, and the metrics embedding_norm, genuine_pairs (how many ordered pairs of images of one identity
-            the global batch holds; for losses without weights only) and, as the miner gives the one or the others,
-            mined_triplets, or mined_genuine_pairs and mined_impostor_pairs.
-
-        Raises:
-            FacelitError: if the loss or the miner refuses the batch, or the loss gives more than one number.
-            ValueError: if a label is out of range (on the CPU).
-        """
+    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:  # noqa: D102  # Head's
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = all_gather_with_grad(at_least_float32(embeddings))
             if self.num_identities is not None:
@@ -110,13 +102,13 @@ class MetricLearningHead(Head):
             labels = all_gather(labels.long())
             with self._same_random_numbers(embeddings.device):
                 loss, mined = self._compute(embeddings, labels)
-            # Zeros with a graph: where nothing is mined the package may give a loss that depends on nothing, and
+            # Zeros with a graph: where nothing is mined the package's loss may depend on nothing, and
             # DistributedDataParallel waits for the gradient of every parameter.
             loss = loss + 0 * sum(x.sum() for x in (embeddings, *self.loss.parameters()))
         return HeadOutput(loss, self._metrics(embeddings.detach(), labels, mined) if wants_metrics() else {})
 
     def _compute(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Sequence[Tensor] | None]:
-        """The package's loss as a scalar, and the indices that the miner chose."""
+        """The package's loss as a scalar, and the indices that the miner selected."""
         part: nn.Module | None = self.miner
         try:
             mined: Sequence[Tensor] | None = None if self.miner is None else self.miner(embeddings, labels)
@@ -125,12 +117,12 @@ class MetricLearningHead(Head):
         except torch.OutOfMemoryError:
             raise
         except (ValueError, AssertionError, IndexError, TypeError, RuntimeError) as error:
-            # Most of the package's checks are assertions without a word.
+            # Most of the package's checks are assertions without a message.
             reason = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
             mining = f" with {type(self.miner).__name__}" if part is self.loss and self.miner is not None else ""
-            raise FacelitError(f"{type(part).__name__} of {_PACKAGE} refuses this batch{mining}: {reason}") from error
+            raise FacelitError(f"{type(part).__name__} of {_PACKAGE} rejects this batch{mining}: {reason}") from error
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise FacelitError(f"{type(self.loss).__name__} must give one number: give it another reducer.")
+            raise FacelitError(f"{type(self.loss).__name__} must return one number: give it another reducer.")
         return loss.reshape(()), mined
 
     def _metrics(self, embeddings: Tensor, labels: Tensor, mined: Sequence[Tensor] | None) -> dict[str, Tensor]:
@@ -139,7 +131,7 @@ class MetricLearningHead(Head):
             counts = {"mined_triplets": len(mined[0])}
         elif mined is not None:
             counts = {"mined_genuine_pairs": len(mined[0]), "mined_impostor_pairs": len(mined[2])}
-        # full, not tensor: on a GPU the number need not wait for the device.
+        # full, not tensor: on a GPU it need not wait for the device.
         metrics = {name: embeddings.new_full((), count) for name, count in counts.items()}
         if self._needs_pairs:
             same = labels.unsqueeze(0) == labels.unsqueeze(1)
@@ -148,14 +140,7 @@ class MetricLearningHead(Head):
         return metrics
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """Warns of a batch from which a loss of pairs or triplets can learn nothing.
-
-        Args:
-            metrics: the metrics of :meth:`forward`.
-
-        Returns:
-            A warning with the way out, or None if all is well.
-        """
+        """Warns of a batch from which a loss of pairs or triplets can learn nothing."""
         if metrics.get("genuine_pairs", 1) == 0:
             return (
                 f"No identity has two images in the batch, and {type(self.loss).__name__} compares images: use a"
@@ -165,7 +150,7 @@ class MetricLearningHead(Head):
 
     @contextmanager
     def _same_random_numbers(self, device: torch.device) -> Iterator[None]:
-        """The same on each process and, whatever else was drawn, for the same batch of a run; leaves torch's alone."""
+        """The same on each process and for the same batch of a run, whatever else was drawn; torch's own state is left alone."""
         if world_size() > 1 and not self._seed_is_shared:
             own = torch.tensor([self._seed], device=device)
             self._seed = int(all_gather(own, parts=(1,) * world_size())[0])
@@ -176,29 +161,19 @@ class MetricLearningHead(Head):
         self._batches += self.training
 
     def get_extra_state(self) -> Tensor:
-        """What the loss and the random numbers depend on besides weights and buffers, as one int64 tensor."""
+        """What loss and random numbers depend on besides weights and buffers, as one int64 tensor."""
         places = [int(value) for memory in self._memories for value in (memory.queue_idx, memory.has_been_filled)]
         return torch.tensor([self._seed, self._batches, *places])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes back what :meth:`get_extra_state` gave."""
+        """Restores what :meth:`get_extra_state` returned."""
         self._seed, self._batches, *places = state.tolist()
         for number, memory in enumerate(self._memories):
             memory.queue_idx, memory.has_been_filled = places[2 * number], bool(places[2 * number + 1])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MetricLearningHead":
-        """Moves as any module does, except that `half()` and its like leave the loss's weights in float32."""
-
-        def keep_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.element_size() >= tensor.element_size() else tensor.to(moved.device)
-
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]  # torch's own
-        return self
-
 
 class _Builder:
-    """Makes objects of the package from names and arguments; nothing outside of the package is imported or made.
+    """Creates objects of the package from names and arguments; nothing outside the package is imported or created.
 
     A checkpoint says how its head is built: one from a stranger must not make this program import what it names.
     """
@@ -213,7 +188,7 @@ class _Builder:
     def build(self, name: str, args: Mapping[str, Any], room: str | None, option: str) -> nn.Module:
         """An object of the class, its arguments checked and its sizes filled in."""
         cls = _find_class(name, room, option)
-        # "loss" has its arguments in "loss_args"; what stands in those is named in full already.
+        # The arguments of "loss" are in "loss_args"; options inside those are named in full already.
         option = f"{option}_args" if "." not in option else option
         accepted = _parameters(cls)
         for key in args:
@@ -224,17 +199,17 @@ class _Builder:
                 made[key] = self._fill_size(key, made.get(key), size, cls, option)
         try:
             return cls(**made)
-        except Exception as error:  # the package raises whatever it likes, bare Exception among it
+        except Exception as error:  # the package raises all kinds, bare Exception among them
             reason = str(error).strip().replace("\n", "; ") or traceback.extract_tb(error.__traceback__)[-1].line
             raise FacelitError(f"MetricLearningHead's {option}: {cls.__name__}: {reason}") from error
 
     def _resolve(self, value: Any, option: str) -> Any:
-        """Makes the objects that are written {class_path: ..., init_args: ...}, wherever they stand."""
+        """Creates the objects written as {class_path: ..., init_args: ...}, at any depth."""
         if isinstance(value, Mapping) and "class_path" in value:
             if unknown := set(value) - {"class_path", "init_args"}:
                 raise FacelitError(
-                    f"MetricLearningHead's {option}: beside class_path stands {', '.join(sorted(unknown))}: arguments"
-                    " belong into init_args."
+                    f"MetricLearningHead's {option}: next to class_path there is {', '.join(sorted(unknown))}: arguments"
+                    " belong in init_args."
                 )
             return self.build(str(value["class_path"]), value.get("init_args") or {}, None, option)
         if isinstance(value, Mapping):
@@ -249,7 +224,7 @@ class _Builder:
             raise FacelitError(f"{cls.__name__} has weights for each identity or dimension: give the head {needed}.")
         if typed is not None and size is not None and typed != size:
             raise FacelitError(
-                f"MetricLearningHead's {option}: {key} is {typed}, but data and backbone make it {size}: leave it out."
+                f"MetricLearningHead's {option}: {key} is {typed}, but data and backbone make it {size}: omit it."
             )
         self.depends_on_identities |= key in _NUM_IDENTITIES
         return typed if size is None else size
@@ -260,8 +235,8 @@ def _find_class(name: str, room: str | None, option: str) -> type[nn.Module]:
 
     Args:
         name: short, or with its import path.
-        room: module of the package that it must be of; None for any of them.
-        option: where the name stands, for messages.
+        room: module of the package that it must be in; None for any of them.
+        option: where the name was given, for messages.
     """
     known = _classes(_ROOMS if room is None else (room,))
     path, _, short = name.rpartition(".")
@@ -280,7 +255,7 @@ def _find_class(name: str, room: str | None, option: str) -> type[nn.Module]:
 
 
 def _classes(rooms: Iterable[str]) -> dict[str, type[nn.Module]]:
-    """The package's classes by name, without those that are there to be inherited from."""
+    """The package's classes by name, except its base classes."""
     try:
         modules = [import_module(f"{_PACKAGE}.{room}") for room in rooms]
     except ModuleNotFoundError as error:
@@ -293,7 +268,7 @@ def _classes(rooms: Iterable[str]) -> dict[str, type[nn.Module]]:
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """What a constructor takes: the package hands `**kwargs` on from class to class."""
+    """What a constructor accepts: the package passes `**kwargs` on from class to class."""
     accepted: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if base is nn.Module:
@@ -314,13 +289,13 @@ def _check_argument(key: str, accepted: Mapping[str, inspect.Parameter], cls: ty
     name, dot, _ = key.partition(".")
     if dot and name in accepted:
         raise FacelitError(
-            f"MetricLearningHead's {option}: write {name} in one: {name} '{{class_path: ..., init_args: {{...}}}}'."
+            f"MetricLearningHead's {option}: write {name} in one piece: {name} '{{class_path: ..., init_args: {{...}}}}'."
         )
     raise FacelitError(f"MetricLearningHead's {option}: {cls.__name__} takes no {key}.{_hint(key, accepted)}")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:
-    """The closest match; everything there is, where nothing is close."""
+    """The closest match, or all names if none is close."""
     by_lower = {each.lower(): each for each in known}
     close = get_close_matches(name.lower(), by_lower, n=1)
     return f" Did you mean {by_lower[close[0]]}?" if close else f" There are: {', '.join(sorted(by_lower.values()))}."

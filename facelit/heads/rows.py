@@ -1,4 +1,4 @@
-"""Which identities a process holds, and how their vectors start."""
+"""Which identities a process holds, and how their vectors are initialised."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,20 +19,20 @@ class Rows(NamedTuple):
 
 
 def own_rows(num_identities: int) -> Rows:
-    """The identities that this process holds, where they are shared out over all.
+    """The identities that this process holds when all are divided among the processes.
 
     Args:
-        num_identities: of all processes together.
+        num_identities: over all processes together.
     """
     sizes = part_sizes(num_identities, world_size())
     return Rows(sum(sizes[: rank()]), sizes[rank()])
 
 
 def draw_rows(rows: Rows, dim: int, seed: int, draw: Callable[[Tensor, torch.Generator], object]) -> Tensor:
-    """Random vectors that depend on the identity's number and the seed alone, on however many processes they lie.
+    """Random vectors that depend only on the identity's number and the seed, not on the number of processes.
 
     Args:
-        rows: whose vectors.
+        rows: the identities.
         dim: the length of a vector.
         seed: the same on every process.
         draw: fills a tensor in place, as ``lambda x, generator: x.normal_(0, 0.01, generator=generator)`` does.
@@ -40,7 +40,7 @@ def draw_rows(rows: Rows, dim: int, seed: int, draw: Callable[[Tensor, torch.Gen
     Returns:
         (rows.size, dim) float32 on the CPU.
     """
-    # Where a model is configured, Lightning makes the GPU the default device, which the generator is not for.
+    # While it configures a model, Lightning makes the GPU the default device; the generator is for the CPU.
     drawn = torch.empty(rows.size, dim, dtype=torch.float32, device="cpu")
     done = 0
     while done < rows.size:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from facelit.distributed import all_gather, all_gather_with_grad
 from facelit.errors import FacelitError
-from facelit.heads.base import Head, HeadOutput, at_least_float32, directions, wants_metrics
+from facelit.heads.base import Head, HeadOutput, directions, wants_metrics
+from facelit.heads.precision import at_least_float32
 
 Mining = Literal["semihard", "hard", "all", "random"]
 
@@ -37,9 +38,9 @@ class Mined(NamedTuple):
 def squared_distances(embeddings: Tensor) -> Tensor:
     """Squared Euclidean distances between the normalised embeddings: ``2 - 2 cos``.
 
-    There is no square root, and so no infinite gradient where two embeddings coincide. Near 0 the absolute
-    error is that of the scalar product, about 1e-7 in float32 (1e-3 if TF32 is allowed on a GPU). A zero
-    embedding stays zero, at distance 2 from all, and gets no gradient.
+    No square root, and so no infinite gradient where two embeddings coincide. Near 0 the absolute error is that of
+    the scalar product, about 1e-7 in float32 (1e-3 if TF32 is allowed on a GPU). A zero embedding stays zero, at
+    distance 2 from all others, and gets no gradient.
 
     Args:
         embeddings: (B, D) floating-point, not normalised.
@@ -52,25 +53,25 @@ def squared_distances(embeddings: Tensor) -> Tensor:
 
 
 def pair_masks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Which pairs of a batch are genuine, and which are impostor pairs.
+    """Which pairs of a batch are genuine and which are impostor pairs.
 
     Args:
         labels: (B,) int64.
 
     Returns:
-        Two (B, B) bool masks: genuine (of one identity, an image not paired with itself), and impostor.
+        Two (B, B) bool masks: genuine (two images of one identity) and impostor.
     """
     same = labels.unsqueeze(0) == labels.unsqueeze(1)
     return same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device), ~same
 
 
 def _sum_active(violation: Tensor, candidate: Tensor, active: Tensor) -> Mined:
-    # where, not a product: a violation without a triplet is -inf. The sum of none is a zero with a gradient.
+    # where, not a product: without a triplet a violation is -inf. The sum of none is a zero with a gradient.
     return Mined(torch.where(active, violation, 0).sum(), active.sum(), candidate.sum())
 
 
 def mine_semihard(distances: Tensor, labels: Tensor, margin: float) -> Mined:
-    """For every genuine pair the nearest negative with ``d_ap < d_an < d_ap + margin``: sec. 3.2 of [1].
+    """For each genuine pair the nearest negative with ``d_ap < d_an < d_ap + margin``: sec. 3.2 of [1].
 
     A genuine pair is a candidate if its anchor has a negative at all, and active if it has one in that range.
     """
@@ -87,7 +88,7 @@ def mine_semihard(distances: Tensor, labels: Tensor, margin: float) -> Mined:
 
 
 def mine_hard(distances: Tensor, labels: Tensor, margin: float) -> Mined:
-    """For every anchor its farthest positive and its nearest negative: batch hard, eq. 5 of [2].
+    """For each anchor its farthest positive and its nearest negative: batch hard, eq. 5 of [2].
 
     An anchor is a candidate if it has a positive and a negative.
     """
@@ -99,10 +100,10 @@ def mine_hard(distances: Tensor, labels: Tensor, margin: float) -> Mined:
 
 
 def mine_all(distances: Tensor, labels: Tensor, margin: float) -> Mined:
-    """Every triplet with ``d_an < d_ap + margin``, in memory that grows with B squared: batch all of [2].
+    """Every triplet with ``d_an < d_ap + margin``, in O(B^2) memory: batch all of [2].
 
-    With an anchor's negatives in order, a genuine pair is active with the first n of them, and its sum is ``n
-    * (d_ap + margin) - (d_an of the first n)``: no list of B^3 triplets is needed. Every triplet of a genuine
+    With an anchor's negatives sorted by distance, a genuine pair is active with the first n of them, and contributes
+    ``n * (d_ap + margin) - (sum of the first n d_an)``: no list of B^3 triplets is needed. Every triplet of a genuine
     pair and a negative is a candidate.
     """
     genuine, impostor = pair_masks(labels)
@@ -120,10 +121,10 @@ def take_drawn(distances: Tensor, labels: Tensor, margin: float) -> Mined:
     """The triplets that a sampler drew: the batch is anchor, positive, negative, anchor, positive, ...
 
     Raises:
-        FacelitError: if the labels are not in that order; on a GPU it is looked for when metrics are logged.
+        FacelitError: if the labels are not in that order; on a GPU this is only checked when metrics are logged.
     """
     triplets = labels.view(-1, 3) if len(labels) % 3 == 0 else None
-    # A GPU has to wait for the answer, which it does for the metrics anyway.
+    # On a GPU the check waits for the device, as the metrics do anyway.
     if triplets is None or (
         (labels.device.type == "cpu" or wants_metrics())
         and not bool(((triplets[:, 0] == triplets[:, 1]) & (triplets[:, 0] != triplets[:, 2])).all())
@@ -148,25 +149,29 @@ _RULES: dict[Mining, Callable[[Tensor, Tensor, float], Mined]] = {
 class TripletHead(Head):
     """Triplet loss of [1] on L2-normalised embeddings and squared distances, mined over the global batch.
 
-    The loss is the mean of ``d_ap - d_an + margin`` over the active triplets, those that the mining rule
-    chose and where it is positive; it is 0 (and its gradient too) if there is none. Under distributed
-    training embeddings and labels are gathered first, so that loss and gradient are those of a single process
-    with the whole batch. It is computed in float32 under autocast.
+    The loss is the mean of ``d_ap - d_an + margin`` over the active triplets: those that the mining rule selects and
+    for which it is positive. If there are none, loss and gradient are 0. In distributed training embeddings and labels
+    are gathered first, so that loss and gradient are those of one process with the whole batch. Computed in float32
+    under autocast.
+
+    Metrics: active_fraction (active triplets / candidates), candidates (anchor-positive pairs for semihard, anchors for
+    hard, triplets for all and random), genuine_distance and impostor_distance (mean squared distance of the global
+    batch's pairs; 0 without any) and embedding_norm (mean Euclidean norm).
 
     Args:
-        margin: how much farther a negative has to be than a positive, as a squared distance between unit
-            vectors.
+        margin: how much farther a negative has to be than a positive, as a squared distance between unit vectors.
         mining: which triplets count.
 
-            - ``"semihard"``: for every anchor and positive the nearest negative that is farther than the
-              positive, by less than the margin.
-            - ``"hard"``: for every anchor the farthest positive and the nearest negative.
+            - ``"semihard"``: for each anchor and positive, the nearest negative that is farther than the positive, by
+              less than the margin.
+            - ``"hard"``: for each anchor, the farthest positive and the nearest negative.
             - ``"all"``: every triplet that violates the margin.
-            - ``"random"``: the triplets that ``facelit.data.RandomTripletSampler`` drew, as far as they
-              violate it.
+            - ``"random"``: those triplets drawn by ``facelit.data.RandomTripletSampler`` that violate it.
 
     Raises:
-        ValueError: if the margin is not positive, or mining is none of these.
+        ValueError: if the margin is not positive, or there is no such mining.
+        FacelitError: from the forward pass, if mining is "random" and the batch is not made of drawn triplets (on a GPU
+            this is only checked when metrics are logged).
     """
 
     def __init__(self, margin: float = 0.2, mining: Mining = "semihard") -> None:
@@ -178,29 +183,13 @@ class TripletHead(Head):
         self.margin = margin
         self.mining: Mining = mining
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:
-        """Computes the loss of the global batch.
-
-        Args:
-            embeddings: (N, D) floating-point, this process's part of the batch, not normalised.
-            labels: (N,) int64.
-
-        Returns:
-            The loss, and the metrics active_fraction (active triplets / candidates), candidates
-            (anchor-positive pairs for semihard, anchors for hard, triplets for all and random),
-            genuine_distance and impostor_distance (mean squared distance of the global batch's pairs, 0 if
-            there are none) and embedding_norm.
-
-        Raises:
-            FacelitError: if mining is "random" and the batch is not in the order of drawn triplets; on a GPU
-                it is looked for when metrics are logged.
-        """
+    def forward(self, embeddings: Tensor, labels: Tensor) -> HeadOutput:  # noqa: D102  # Head's
         with torch.autocast(embeddings.device.type, enabled=False):
             embeddings = all_gather_with_grad(at_least_float32(embeddings))
             labels = all_gather(labels)
             distances = squared_distances(embeddings)
             mined = _RULES[self.mining](distances, labels, self.margin)
-            # No triplet violates a margin by NaN: without the second term a broken network would show a loss of 0.
+            # A NaN violates no margin: without the second term a broken network would show a loss of 0.
             loss = mined.total / mined.active.clamp(min=1) + 0 * embeddings.sum()
         if not wants_metrics():
             return HeadOutput(loss, {})
@@ -217,25 +206,18 @@ class TripletHead(Head):
         }
 
     def diagnose(self, metrics: Mapping[str, float]) -> str | None:
-        """Warns of a batch without triplets and of collapse, where all embeddings have become one.
-
-        Args:
-            metrics: the metrics of :meth:`forward`.
-
-        Returns:
-            A warning with the ways out, or None if all is well.
-        """
+        """Warns of a batch without triplets, and of collapse, where all embeddings have become one."""
         if metrics.get("candidates", 1) == 0:
             return (
-                "The batch holds no triplet: it needs several identities with several images each. "
+                "The batch contains no triplet: it needs several identities with several images each. "
                 "Use a sampler that draws P identities x K images."
             )
         if metrics["impostor_distance"] < 0.01 * self.margin:
             return (
                 "The embeddings have collapsed: different identities are at a mean squared distance of "
-                f"{metrics['impostor_distance']:.2g} (margin {self.margin:g}). Usual ways out: a lower "
-                'learning rate; mining="semihard" or "all" instead of "hard" at the start; a softmax or '
-                "center-loss checkpoint to start from (--model.init_backbone); batches of P identities x K "
-                "images that do hold several images of each identity."
+                f"{metrics['impostor_distance']:.2g} (margin {self.margin:g}). What usually helps: a lower "
+                'learning rate; mining="semihard" or "all" instead of "hard" at first; starting from a softmax or '
+                "center-loss checkpoint (--model.init_backbone); batches of P identities x K images that really "
+                "contain several images of each identity."
             )
         return None

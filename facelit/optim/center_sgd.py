@@ -15,26 +15,26 @@ _RECORDING = "_center_recording"
 
 
 class _Recording(list[tuple[Tensor, Tensor, tuple[int, ...] | None]]):
-    """The batches (labels, embeddings, rows of each process) that wait for the next step; pickles as None."""
+    """Batches (labels, embeddings, rows of each process) waiting for the next step; pickles as None."""
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
 
 def record_batch(centers: Tensor, labels: Tensor, embeddings: Tensor, parts: tuple[int, ...] | None = ()) -> None:
-    """Keeps a batch for the next step of the CenterSGD that owns these centers; without one does nothing.
+    """Keeps a batch for the next step of the CenterSGD that owns these centers; without one, does nothing.
 
     Args:
-        centers: (C, D) the parameter that the optimizer was made with.
+        centers: (C, D) the parameter that the optimizer was created with.
         labels: (N,) int64, from 0 to C - 1.
         embeddings: (N, D) embeddings of any floating-point dtype; kept detached, in the centers' dtype.
-        parts: the samples that each process holds of this batch, in rank order; without it, N each. None for sharded
-            centers: the batch is the global one already, and its labels number this process's rows (those outside 0 to
-            C - 1 are other processes').
+        parts: how many samples of this batch each process holds, in rank order; by default N each. None for sharded
+            centers: the batch is already the global one, and labels are row numbers of this process (those outside 0 to
+            C - 1 belong to other processes).
     """
     recording = getattr(centers, _RECORDING, None)
-    if recording is not None:  # without an optimizer to empty it, the recording would grow for ever
-        # A copy: under CUDA graphs the next forward overwrites the buffer that the embeddings stand in.
+    if recording is not None:  # without an optimizer to empty it, the recording would grow forever
+        # A copy: under CUDA graphs the next forward pass overwrites the embeddings' buffer.
         parts = (len(labels),) * world_size() if parts == () else parts
         recording.append((labels.detach(), embeddings.detach().to(centers.dtype, copy=True), parts))
 
@@ -44,7 +44,7 @@ def _start_recording(centers: Tensor) -> None:
 
 
 def _take_recording(centers: Tensor) -> _Recording:
-    """What was recorded since the last call; a new recording starts."""
+    """Returns what was recorded since the last call, and starts a new recording."""
     recording: _Recording | None = getattr(centers, _RECORDING, None)
     _start_recording(centers)
     return recording or _Recording()
@@ -54,14 +54,14 @@ def move_centers(centers: Tensor, labels: Tensor, embeddings: Tensor, alpha: flo
     """Moves centers towards the embeddings of their identities, in place: eq. 4 of [1].
 
     ``c_j <- c_j - alpha * sum_{i: y_i = j} (c_j - x_i) / (1 + n_j)``, n_j being the number of samples of
-    identity j. Only the rows named in ``labels`` are read or written, and nothing waits for the device.
+    identity j. Only the rows in ``labels`` are read or written, and nothing waits for the device.
 
     Args:
         centers: (C, D) tensor.
         labels: (N,) int64, from 0 to C - 1.
         embeddings: (N, D) tensor of the centers' dtype.
-        alpha: the share of the way, without unit.
-        sharded: whether labels outside 0 to C - 1 are other processes', and move nothing.
+        alpha: the step size of eq. 4, in (0, 1].
+        sharded: whether labels outside 0 to C - 1 belong to other processes, and move nothing here.
     """
     ordered = labels.sort().values
     counts = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)  # (N,)
@@ -83,41 +83,40 @@ def _apply_recording(centers: Tensor, recording: _Recording, alpha: float) -> No
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuses a share of the way that centers cannot go.
+    """Rejects an alpha outside (0, 1].
 
     Raises:
-        ValueError: if alpha is not above 0 and up to 1.
+        ValueError: if it is.
     """
     if not 0 < alpha <= 1:
-        raise ValueError(f"alpha must be above 0 and up to 1, not {alpha}")
+        raise ValueError(f"alpha must be in (0, 1], not {alpha}")
 
 
 class CenterSGD(torch.optim.Optimizer):
-    """Moves the centers of center loss by its own rule, eq. 4 of [1], instead of by a gradient.
+    """Moves the centers of center loss by eq. 4 of [1] instead of a gradient.
 
     :class:`~facelit.heads.CenterLoss` records each batch on its centers when the loss is backpropagated; a
-    step applies all batches since the last one at once (accumulated micro-batches, on all processes), n_j
-    counted over all of them, and forgets them. The step therefore depends neither on the weight of the loss
-    nor on a learning rate, has no momentum and no weight decay. A step after which nothing was recorded
-    leaves the centers as they are.
+    step applies all batches since the previous one at once (accumulated micro-batches, from all processes), with n_j
+    counted over all of them, and discards them. A step therefore depends neither on the weight of the loss nor on a
+    learning rate, and has no momentum or weight decay. If nothing was recorded, it leaves the centers alone.
 
-    Under distributed training the samples of all processes are gathered, and each process applies the same update to
-    its own copy of the centers. Every process must have recorded as many samples as the others, or as their parts of an
-    uneven :func:`~facelit.distributed.global_batch` have: how many is known without asking.
+    In distributed training the samples of all processes are gathered, and each process applies the same update to its
+    copy of the centers. All processes must have recorded equally many samples, or their parts of an uneven
+    :func:`~facelit.distributed.global_batch`: the numbers are not exchanged.
 
     Args:
         params: the centers, ``CenterLoss.centers``, as for any torch optimizer.
-        alpha: the share of the way that a center goes, above 0 and up to 1, as in the paper; 0.5 there.
+        alpha: the fraction of the way that a center moves in one step, in (0, 1]; 0.5 in the paper.
 
     Raises:
-        ValueError: if alpha is outside that range, beyond which centers may oscillate ever more.
+        ValueError: if alpha is out of range; above 1, centers may oscillate more and more.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], alpha: float = 0.5) -> None:
         super().__init__(params, {"alpha": alpha})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds centers to the optimizer, with their own alpha if the group has one."""
+        """Adds centers to the optimizer, with their own alpha if the group contains one."""
         super().add_param_group(param_group)
         check_alpha(self.param_groups[-1]["alpha"])
         for centers in self.param_groups[-1]["params"]:
@@ -128,20 +127,20 @@ class CenterSGD(torch.optim.Optimizer):
         self.zero_grad()  # a copy of the optimizer has copies of the centers, which do not record yet
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drops what was recorded since the last step: a step that must not count ends here."""
+        """Discards what was recorded since the last step, so that it moves nothing."""
         for group in self.param_groups:
             for centers in group["params"]:
                 _start_recording(centers)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
-        """Applies what was recorded since the last step, once, and forgets it.
+        """Applies what was recorded since the last step, once, and discards it.
 
         Args:
-            closure: computes the loss again and backpropagates it, as for any torch optimizer.
+            closure: recomputes the loss and backpropagates it, as for any torch optimizer.
 
         Returns:
-            What the closure returned, or None without one.
+            What the closure returned; None without one.
         """
         loss = None
         if closure is not None:

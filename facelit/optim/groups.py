@@ -9,15 +9,15 @@ from torch import Tensor
 def parameter_groups(parameters: Iterable[Tensor], decay_norms_and_biases: bool) -> list[Tensor] | list[dict[str, Any]]:
     """Parameters as an optimizer takes them, with or without weight decay for those that only shift and scale.
 
-    Biases, the weights of norms and the slopes of PReLU have fewer than two dimensions, and nothing else does: He et al.,
+    Biases, norm weights and PReLU slopes are exactly the parameters with fewer than two dimensions: He et al.,
     Bag of Tricks for Image Classification, CVPR 2019, sec. 3.1 ("no bias decay").
 
     Args:
-        parameters: of the network and its head; those without gradient are left out.
+        parameters: of the network and its head; those that require no gradient are omitted.
         decay_norms_and_biases: whether all parameters get the optimizer's own weight decay.
 
     Returns:
-        All of them, or a group with the optimizer's weight decay and one without; neither is empty.
+        All of them, or one group with the optimizer's weight decay and one without, omitting an empty group.
     """
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if decay_norms_and_biases:

@@ -11,38 +11,37 @@ from torch import Tensor
 class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
     """Linear warm-up, then down over the rest of the run; step it after each optimizer step.
 
-    Step number s, counted from 0, of a warm-up of w steps has (s + 1) / (w + 1) of the highest rate, so that no step is
-    made with rate 0, and step w has all of it: Goyal et al., arXiv 1706.02677, 2017, sec. 2.2.
+    In a warm-up of w steps, step s (from 0) has (s + 1) / (w + 1) of the highest rate, so that no step has rate 0, and
+    step w has the highest: Goyal et al., arXiv 1706.02677, 2017, sec. 2.2.
 
     Args:
-        optimizer: whose rates are scheduled; its rates are the highest ones.
-        warmup: below 1 the share of the run's steps that the rate rises in; from 1 on a number of steps.
-        total_steps: steps of the whole run; :class:`~facelit.FaceRecognizer` fills it in. Steps past it keep the last
-            rate.
+        optimizer: its learning rates are the highest that the schedule reaches.
+        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in. Later steps keep the last rate.
 
     Raises:
-        ValueError: if warmup is negative or no number; from the first step on, if nobody filled in total_steps.
+        ValueError: if warmup is negative or not finite; from the first step on, if total_steps was never filled in.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, warmup: float = 0.1, total_steps: int | None = None) -> None:
         if not 0 <= warmup < math.inf:
-            raise ValueError(f"warmup must be a share from 0 to below 1, or a number of steps, not {warmup}")
+            raise ValueError(f"warmup must be a fraction in [0, 1) or a number of steps, not {warmup}")
         self.warmup = warmup
         self.total_steps = total_steps
         super().__init__(optimizer)
 
     @abstractmethod
     def after_warmup(self, step: int, rising: float, total_steps: int) -> float:
-        """The share of the highest rate after the warm-up.
+        """The fraction of the highest rate after the warm-up.
 
         Args:
             step: from `rising` on.
-            rising: steps of the warm-up, not always whole.
-            total_steps: steps of the whole run.
+            rising: steps in the warm-up, not necessarily a whole number.
+            total_steps: steps in the whole run.
         """
 
     def set_total_steps(self, total_steps: int) -> None:
-        """Says how long the run is, and sets the rates of the step that comes next accordingly."""
+        """Sets the length of the run, and the next step's rates accordingly."""
         self.total_steps = total_steps
         rates = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
@@ -50,23 +49,23 @@ class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
         self._last_lr = rates
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the place in the schedule; its length stays this run's, so that a run may be prolonged."""
+        """Restores the position in the schedule, but keeps this run's length, so that a run may be extended."""
         own = self.total_steps
         super().load_state_dict(state_dict)
         if own is not None and own != self.total_steps:
-            # The next step's rate is that of this run's schedule, whatever the optimizer has loaded.
+            # The next step's rate follows this run's schedule, whatever the optimizer has loaded.
             self.set_total_steps(own)
 
     def warmup_steps(self, total_steps: int) -> float:
-        """Steps of the warm-up in a run of so many; not always a whole number."""
+        """Steps in the warm-up of a run of `total_steps`; not necessarily a whole number."""
         return self.warmup * total_steps if self.warmup < 1 else self.warmup
 
     def factor(self, step: int) -> float:
-        """The share of the highest rate that optimizer step number ``step`` is made with, counted from 0."""
+        """The fraction of the highest rate at optimizer step number ``step``, counted from 0."""
         if self.total_steps is None:
             if step > 0:
-                raise ValueError(f"{type(self).__name__} must know how long the run is: give it total_steps")
-            return 1.0  # while the schedule is being made
+                raise ValueError(f"{type(self).__name__} needs the length of the run: give it total_steps")
+            return 1.0  # while the schedule is being constructed
         rising = self.warmup_steps(self.total_steps)
         if step < rising:
             return (step + 1) / (rising + 1)
@@ -78,13 +77,13 @@ class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
 
 
 def _progress(step: int, rising: float, total_steps: int) -> float:
-    """How much of the way after the warm-up is done, from 0 to 1."""
+    """Progress after the warm-up, from 0 to 1."""
     return min(1.0, (step - rising) / max(1.0, total_steps - rising))
 
 
 def _check_final(final: float) -> None:
     if not 0 <= final <= 1:
-        raise ValueError(f"final must be a share from 0 to 1 of the highest rate, not {final}")
+        raise ValueError(f"final must be a fraction of the highest rate, from 0 to 1, not {final}")
 
 
 class WarmupCosine(WarmupSchedule):
@@ -93,11 +92,11 @@ class WarmupCosine(WarmupSchedule):
     Loshchilov & Hutter, ICLR 2017, eq. 5.
 
     Args:
-        optimizer: whose rates are scheduled; its rates are the highest ones.
-        warmup: below 1 the share of the run's steps that the rate rises in; from 1 on a number of steps.
-        final: the last rate, as a share of the highest one.
-        total_steps: steps of the whole run; :class:`~facelit.FaceRecognizer` fills it in. Steps past it keep the
-            final rate.
+        optimizer: its learning rates are the highest that the schedule reaches.
+        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        final: the last rate, as a fraction of the highest.
+        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in. Later steps keep the final
+            rate.
 
     Raises:
         ValueError: if warmup is negative, or final outside [0, 1].
@@ -120,17 +119,17 @@ class WarmupCosine(WarmupSchedule):
 
 
 class WarmupPolynomial(WarmupSchedule):
-    """Linear warm-up, then a power of what is left of the run; step it after each optimizer step.
+    """Linear warm-up, then a power of the remaining fraction of the run; step it after each optimizer step.
 
-    With power 2 and no warm-up it is the schedule of InsightFace's arcface_torch, with power 1 a straight line.
+    With power 2 and no warm-up this is the schedule of InsightFace's arcface_torch; power 1 is a straight line.
 
     Args:
-        optimizer: whose rates are scheduled; its rates are the highest ones.
-        warmup: below 1 the share of the run's steps that the rate rises in; from 1 on a number of steps.
+        optimizer: its learning rates are the highest that the schedule reaches.
+        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
         power: the exponent.
-        final: the last rate, as a share of the highest one.
-        total_steps: steps of the whole run; :class:`~facelit.FaceRecognizer` fills it in. Steps past it keep the
-            final rate.
+        final: the last rate, as a fraction of the highest.
+        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in. Later steps keep the final
+            rate.
 
     Raises:
         ValueError: if warmup is negative, power not positive, or final outside [0, 1].
@@ -158,18 +157,18 @@ class WarmupPolynomial(WarmupSchedule):
 
 
 class WarmupMultiStep(WarmupSchedule):
-    """Linear warm-up, then falls by a factor at given shares of the run; step it after each optimizer step.
+    """Linear warm-up, then drops by a factor at given fractions of the run; step it after each optimizer step.
 
     Args:
         optimizer: whose rates are scheduled; its rates are the highest ones.
-        milestones: the shares of the run's steps, warm-up included, after which the rate falls; [0.4, 0.7, 0.9] are
+        milestones: fractions of the run's steps, warm-up included, after which the rate drops; [0.4, 0.7, 0.9] are
             epochs 8, 14 and 18 of 20.
-        gamma: the factor it falls by.
-        warmup: below 1 the share of the run's steps that the rate rises in; from 1 on a number of steps.
-        total_steps: steps of the whole run; :class:`~facelit.FaceRecognizer` fills it in.
+        gamma: the factor of each drop.
+        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in.
 
     Raises:
-        ValueError: if a milestone is no share, gamma not positive, or warmup negative.
+        ValueError: if a milestone is not a fraction, gamma is not positive, or warmup is negative.
     """
 
     def __init__(
@@ -182,7 +181,7 @@ class WarmupMultiStep(WarmupSchedule):
     ) -> None:
         wrong = [milestone for milestone in milestones if not 0 < milestone < 1]
         if wrong:
-            raise ValueError(f"milestones are shares of the run, between 0 and 1: not {wrong[0]}")
+            raise ValueError(f"milestones must be fractions of the run, between 0 and 1, not {wrong[0]}")
         if not gamma > 0:
             raise ValueError(f"gamma must be positive, not {gamma}")
         self.milestones = list(milestones)
@@ -190,5 +189,5 @@ class WarmupMultiStep(WarmupSchedule):
         super().__init__(optimizer, warmup, total_steps)
 
     def after_warmup(self, step: int, rising: float, total_steps: int) -> float:
-        """The factor, once for each milestone that is past."""
+        """``gamma ** k`` after k milestones."""
         return self.gamma ** sum(step >= round(milestone * total_steps) for milestone in self.milestones)

@@ -83,7 +83,7 @@ def test_the_choice_of_a_neck() -> None:
     assert isinstance(neck, EmbeddingNeck)
     assert neck.dropout.p == 0.4
     assert make_neck("B", 5, 4, "standard", None).dropout.p == 0
-    with pytest.raises(FacelitError, match=r"B: dropout is the standard neck's: add neck: standard"):
+    with pytest.raises(FacelitError, match=r"B: dropout belongs to the standard neck: add neck: standard"):
         make_neck("B", 5, 4, None, 0.4)
     with pytest.raises(FacelitError, match=r"B: neck must be standard or null, not 'bn'"):
         make_neck("B", 5, 4, "bn", None)  # type: ignore[arg-type]

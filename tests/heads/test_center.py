@@ -1,11 +1,13 @@
 """CenterLoss against eq. 2 of Wen et al. (ECCV 2016) as a dense sum under autograd."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from facelit.heads import CenterLoss, CenterLossHead
+from facelit.heads import ArcFaceHead, CenterLoss, CenterLossHead, CenterTerm, IdentityHead, SoftmaxHead
 from facelit.optim import CenterSGD
 
 
@@ -41,6 +43,7 @@ def test_gradcheck() -> None:
     loss = CenterLoss(6, 4).double()
     x, labels = make_batch(0)
     assert torch.autograd.gradcheck(lambda e: loss(e, labels), x.double().requires_grad_())
+    assert torch.autograd.gradgradcheck(lambda e: loss(e, labels), x.double().requires_grad_())
 
 
 def test_float32_under_autocast() -> None:
@@ -128,6 +131,30 @@ def test_head_makes_the_centers_optimizer() -> None:
     expected = before.clone()
     expected[2] -= 0.25 * (before[2] - x[0].detach()) / 2
     torch.testing.assert_close(head.center_loss.centers.detach(), expected)
+
+
+@pytest.mark.parametrize("make", [CenterLossHead, lambda c, d: ArcFaceHead(c, d, center=CenterTerm(alpha=0.25))])
+def test_a_head_shows_its_centers(make: Callable[[int, int], IdentityHead]) -> None:
+    head = make(6, 4)
+    assert isinstance(head.centers, torch.nn.Parameter)
+    assert head.centers.shape == (6, 4)
+    before = head.centers.detach().clone()
+    optimizer = head.make_optimizer()
+    head(torch.randn(1, 4, requires_grad=True), torch.tensor([2])).loss.backward()
+    optimizer.step()
+    assert (head.centers != before).any(dim=1).tolist() == [False, False, True, False, False, False]
+    assert "centers" not in head.state_dict()
+    assert torch.equal(head.state_dict()["center_loss.centers"], head.centers)
+
+
+@pytest.mark.parametrize("make", [SoftmaxHead, ArcFaceHead])
+def test_a_head_without_center_loss_has_no_centers(make: type[IdentityHead]) -> None:
+    head = make(6, 4)
+    assert not hasattr(head, "centers")
+    with pytest.raises(AttributeError, match=rf"{make.__name__} has no centers: give it center=CenterTerm\("):
+        _ = head.centers
+    with pytest.raises(AttributeError, match="no attribute 'centres'"):
+        _ = head.centres
 
 
 def test_state_dict_holds_the_centers() -> None:

@@ -42,10 +42,10 @@ class Model(nn.Module):
             "softmax": SoftmaxHead(IDENTITIES, DIM, label_smoothing=0.1),
             "center": CenterLossHead(IDENTITIES, DIM, weight=0.5),
             "triplet": TripletHead(0.5, "all"),
-            "arcface": ArcFaceHead(IDENTITIES, DIM, 8.0, center=CenterTerm(0.5), label_smoothing=0.1),
-            "cosface": CosFaceHead(IDENTITIES, DIM, 8.0, center=CenterTerm(0.5), margin_ramp=4),
-            "combined": CombinedMarginHead(IDENTITIES, DIM, 8.0, m1=1.2, center=CenterTerm(0.5)),
-            "adaface": AdaFaceHead(IDENTITIES, DIM, 8.0, momentum=0.3, margin_ramp=2, center=CenterTerm(0.5)),
+            "arcface": ArcFaceHead(IDENTITIES, DIM, scale=8.0, center=CenterTerm(0.5), label_smoothing=0.1),
+            "cosface": CosFaceHead(IDENTITIES, DIM, scale=8.0, center=CenterTerm(0.5), margin_ramp=4),
+            "combined": CombinedMarginHead(IDENTITIES, DIM, scale=8.0, m1=1.2, center=CenterTerm(0.5)),
+            "adaface": AdaFaceHead(IDENTITIES, DIM, scale=8.0, momentum=0.3, margin_ramp=2, center=CenterTerm(0.5)),
         }
         self.backbone = nn.Linear(6, DIM)
         self.head = heads[name]

@@ -239,7 +239,7 @@ def test_memory_equals_the_packages() -> None:
 
 
 def test_a_memory_smaller_than_the_batch() -> None:
-    with pytest.raises(FacelitError, match=r"CrossBatchMemory .* refuses this batch: .*embedding_memory"):
+    with pytest.raises(FacelitError, match=r"CrossBatchMemory .* rejects this batch: .*embedding_memory"):
         make_head(**memory(size=8))(*make_batch())
 
 
@@ -280,11 +280,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "dotted": (
         {"loss": "NCALoss", "loss_args": {"distance.class_path": "LpDistance"}},
-        r"write distance in one: distance '\{class_path",
+        r"write distance in one piece: distance '\{class_path",
     ),
     "no init_args": (
         {"loss": "NCALoss", "loss_args": {"distance": {"class_path": "LpDistance", "p": 1}}},
-        r"loss_args\.distance: beside class_path stands p: arguments belong into init_args",
+        r"loss_args\.distance: next to class_path there is p: arguments belong in init_args",
     ),
     "arguments without miner": ({"loss": "NCALoss", "miner_args": {"epsilon": 1}}, "miner_args, but no miner"),
     "wrong value": (
@@ -304,11 +304,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"loss": "SelfSupervisedLoss", "loss_args": {"loss": {"class_path": "NTXentLoss"}}},
         "SelfSupervisedLoss does not look at identities",
     ),
-    "keeps its graph": ({"loss": "DynamicSoftMarginLoss"}, "DynamicSoftMarginLoss cannot be trained with"),
+    "keeps its graph": ({"loss": "DynamicSoftMarginLoss"}, "DynamicSoftMarginLoss cannot be used for training"),
     "abstract": ({"loss": "GenericPairLoss", "loss_args": {"mat_based_loss": True}}, "has no loss GenericPairLoss"),
     "other size": (
         {"loss": "ArcFaceLoss", "loss_args": {"num_classes": 7}},
-        "num_classes is 7, but data and backbone make it 5: leave it out",
+        "num_classes is 7, but data and backbone make it 5: omit it",
     ),
 }
 
@@ -339,7 +339,7 @@ def test_what_goes_wrong_inside_the_package_is_told() -> None:
     """HistogramLoss looks for a bin beyond its last one where two embeddings are equal."""
     embeddings = torch.eye(4, 3)
     embeddings[1] = embeddings[0]
-    with pytest.raises(FacelitError, match="HistogramLoss of pytorch_metric_learning refuses this batch: index"):
+    with pytest.raises(FacelitError, match="HistogramLoss of pytorch_metric_learning rejects this batch: index"):
         MetricLearningHead("HistogramLoss")(embeddings, torch.tensor([0, 0, 1, 1]))
 
 
@@ -360,7 +360,7 @@ def test_the_manuals_configuration() -> None:
 
 @pytest.mark.parametrize(("loss", "args"), [("VICRegLoss", {}), ("ManifoldLoss", {"l": DIM, "K": 2})])
 def test_losses_that_do_not_look_at_identities(loss: str, args: dict[str, Any]) -> None:
-    with pytest.raises(FacelitError, match=f"{loss} .* refuses this batch: labels are .* not supported"):
+    with pytest.raises(FacelitError, match=f"{loss} .* rejects this batch: labels are .* not supported"):
         make_head(loss=loss, loss_args=args)(*make_batch())
 
 

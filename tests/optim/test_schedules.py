@@ -128,12 +128,12 @@ def test_each_group_keeps_its_own_highest_rate() -> None:
 @pytest.mark.parametrize(
     ("schedule", "options", "message"),
     [
-        (WarmupCosine, {"warmup": -0.1}, "warmup must be a share"),
-        (WarmupCosine, {"warmup": math.inf}, "warmup must be a share"),
-        (WarmupCosine, {"final": 1.5}, "final must be a share"),
-        (WarmupPolynomial, {"final": -1e-6}, "final must be a share"),
+        (WarmupCosine, {"warmup": -0.1}, "warmup must be a fraction"),
+        (WarmupCosine, {"warmup": math.inf}, "warmup must be a fraction"),
+        (WarmupCosine, {"final": 1.5}, "final must be a fraction"),
+        (WarmupPolynomial, {"final": -1e-6}, "final must be a fraction"),
         (WarmupPolynomial, {"power": 0.0}, "power must be positive"),
-        (WarmupMultiStep, {"milestones": [8, 14]}, "between 0 and 1: not 8"),
+        (WarmupMultiStep, {"milestones": [8, 14]}, "between 0 and 1, not 8"),
         (WarmupMultiStep, {"milestones": [0.5], "gamma": 0.0}, "gamma must be positive"),
     ],
 )
@@ -144,7 +144,7 @@ def test_options_out_of_range(schedule: type[WarmupSchedule], options: dict[str,
 
 def test_a_schedule_of_unknown_length_goes_no_step() -> None:
     """Else its rate would stay as it is for good, and nobody would notice."""
-    with pytest.raises(ValueError, match="WarmupPolynomial must know how long the run is: give it total_steps"):
+    with pytest.raises(ValueError, match="WarmupPolynomial needs the length of the run: give it total_steps"):
         rates(2, WarmupPolynomial)
 
 
