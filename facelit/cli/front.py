@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -20,10 +21,10 @@ TRAINING = {
 TOOLS = {
     "align": "find the faces in photos, and crop them the way networks are trained on them",
     "card": "write what a checkpoint is, how good it was measured to be, and what it is not for",
-    "check": "look for defects in a training set: broken, doubled, or in the verification set too",
+    "check": "look for defects in a training set: broken, duplicated, or in the verification set too",
     "embed": "a folder of photos to a file of embeddings",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
-    "identify": "say who is on a photo, out of a gallery of people",
+    "identify": "say who is in a photo, out of a gallery of people",
     "pack": "turn a training set into a few large files that load faster",
     "verify": "say whether two photos show the same person",
 }
@@ -82,7 +83,7 @@ def _leave(status: int) -> None:
 def overview() -> str:
     """What `--help` alone prints."""
     rows = [f"  {name:<10}{text}" for name, text in (TRAINING | TOOLS).items()]
-    return _OVERVIEW.format(program=_program(), commands="\n".join(["commands:", *rows]))
+    return _OVERVIEW.format(program=program(), commands="\n".join(["commands:", *rows]))
 
 
 def _run_tool(name: str, arguments: list[str]) -> int:
@@ -90,7 +91,7 @@ def _run_tool(name: str, arguments: list[str]) -> int:
     from facelit.cli.parser import make_parser
 
     function = getattr(import_module(f"facelit.tools.{name}"), name)
-    options: dict[str, Any] = make_parser(function, f"{_program()} {name}").parse_args(arguments).as_dict()
+    options: dict[str, Any] = make_parser(function, f"{program()} {name}").parse_args(arguments).as_dict()
     options.pop("config")
     return int(function(**options) or 0)
 
@@ -102,5 +103,6 @@ def _unknown_command(name: str) -> str:
     return f"there is no command {name}.{suggestion} There are: {', '.join(known)}."
 
 
-def _program() -> str:
-    return "python main.py" if sys.argv[0].endswith("main.py") else "facelit"
+def program() -> str:
+    """How the user calls facelit in a shell."""
+    return f"python {shlex.quote(sys.argv[0])}" if sys.argv[0].endswith("main.py") else "facelit"
