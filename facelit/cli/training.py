@@ -216,7 +216,9 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: (
+            not any(said in record.getMessage() for said in ("litlogger", "already configured with model summary"))
+        )
     )
 
 
