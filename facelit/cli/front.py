@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from facelit.cli.program import program
 from facelit.errors import FacelitError
 
 TRAINING = {
@@ -101,8 +101,3 @@ def _unknown_command(name: str) -> str:
     close = get_close_matches(name, known, n=1)
     suggestion = f" Did you mean {close[0]}?" if close else ""
     return f"there is no command {name}.{suggestion} There are: {', '.join(known)}."
-
-
-def program() -> str:
-    """How the user calls facelit in a shell."""
-    return f"python {shlex.quote(sys.argv[0])}" if sys.argv[0].endswith("main.py") else "facelit"

@@ -29,7 +29,7 @@ from facelit.callbacks import (
 )
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.errors import explain, name_broken_config
-from facelit.cli.front import program
+from facelit.cli.program import program
 from facelit.cli.resume import adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET

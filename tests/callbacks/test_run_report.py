@@ -82,7 +82,7 @@ def test_only_the_first_process_reports(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_program_in_the_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
-    from facelit.cli.front import program
+    from facelit.cli.program import program
 
     monkeypatch.setattr("sys.argv", ["main.py"])
     assert program() == "python main.py"
