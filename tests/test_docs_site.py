@@ -55,6 +55,14 @@ def test_public_names_that_are_missing(hooks: ModuleType, tmp_path: Path) -> Non
     assert hooks.missing_names(griffe.load("empty", search_paths=[str(tmp_path)]), "") == ["empty"]
 
 
+def test_roles_become_links(hooks: ModuleType) -> None:
+    html = "<p>Follows :class:<code>~facelit.optim.CenterSGD</code>; see :meth:<code>forward</code>.</p>"
+    expected = '<autoref identifier="facelit.optim.CenterSGD" optional><code>CenterSGD</code></autoref>'
+    assert hooks.link_roles(html) == (
+        f'<p>Follows {expected}; see <autoref identifier="forward" optional><code>forward</code></autoref>.</p>'
+    )
+
+
 def test_the_build_fails_on_them(hooks: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
     """Strict mode fails on warnings."""
     page = SimpleNamespace(file=SimpleNamespace(src_uri="api/speed.md"))

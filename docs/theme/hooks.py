@@ -20,6 +20,7 @@ SHARED = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "benchmarks
 SHARED += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "configs").glob("*.yaml"))]
 
 _log = logging.getLogger("mkdocs.plugins.facelit")  # in strict mode a warning fails the build
+_ROLE = re.compile(r":(?:class|func|meth|attr|mod|data):<code>(~?)([\w.]+)</code>")
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)(?=[)#])")
 
 
@@ -40,8 +41,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Warns of public names that an API page lacks."""
+    """Links the roles in docstrings, and warns of public names that an API page lacks."""
     if page.file.src_uri.startswith("api/"):
+        html = link_roles(html)
         module = _module(page.file.src_uri)
         for name in missing_names(griffe.load(module, search_paths=[str(ROOT)]), html):
             _log.warning("%s is public, but has no docstring or is not in the API reference", name)
@@ -65,6 +67,16 @@ def to_site(markdown: str, page: str) -> str:
         return posixpath.relpath(target.removeprefix("docs/"), posixpath.dirname(page) or ".")
 
     return _LINK.sub(rewrite, markdown)
+
+
+def link_roles(html: str) -> str:
+    """Turns Sphinx's roles, such as ``:class:`~facelit.heads.CenterLoss` ``, into links where the name has a heading."""
+
+    def rewrite(match: re.Match[str]) -> str:
+        name = match[2].rpartition(".")[2] if match[1] else match[2]
+        return f'<autoref identifier="{match[2]}" optional><code>{name}</code></autoref>'
+
+    return _ROLE.sub(rewrite, html)
 
 
 def missing_names(module: Any, html: str) -> list[str]:
