@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from facelit.cli.program import program
 from facelit.errors import FacelitError
 
 TRAINING = {
@@ -82,7 +83,7 @@ def _leave(status: int) -> None:
 def overview() -> str:
     """What `--help` alone prints."""
     rows = [f"  {name:<10}{text}" for name, text in (TRAINING | TOOLS).items()]
-    return _OVERVIEW.format(program=_program(), commands="\n".join(["commands:", *rows]))
+    return _OVERVIEW.format(program=program(), commands="\n".join(["commands:", *rows]))
 
 
 def _run_tool(name: str, arguments: list[str]) -> int:
@@ -90,7 +91,7 @@ def _run_tool(name: str, arguments: list[str]) -> int:
     from facelit.cli.parser import make_parser
 
     function = getattr(import_module(f"facelit.tools.{name}"), name)
-    options: dict[str, Any] = make_parser(function, f"{_program()} {name}").parse_args(arguments).as_dict()
+    options: dict[str, Any] = make_parser(function, f"{program()} {name}").parse_args(arguments).as_dict()
     options.pop("config")
     return int(function(**options) or 0)
 
@@ -100,7 +101,3 @@ def _unknown_command(name: str) -> str:
     close = get_close_matches(name, known, n=1)
     suggestion = f" Did you mean {close[0]}?" if close else ""
     return f"there is no command {name}.{suggestion} There are: {', '.join(known)}."
-
-
-def _program() -> str:
-    return "python main.py" if sys.argv[0].endswith("main.py") else "facelit"

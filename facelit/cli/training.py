@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import Strategy
@@ -19,9 +19,17 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit import backbones, heads
-from facelit.callbacks import EmbeddingWriter, LastCheckpoint, QuickProgressBar, VerificationCallback
+from facelit.callbacks import (
+    EmbeddingWriter,
+    LastCheckpoint,
+    ModelTable,
+    QuickProgressBar,
+    RunReport,
+    VerificationCallback,
+)
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.errors import explain, name_broken_config
+from facelit.cli.program import program
 from facelit.cli.resume import adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
@@ -106,7 +114,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         if config.checkpoint.save_on_train_epoch_end is None:
             config.checkpoint.save_on_train_epoch_end = not config.data.verification
         self._suit_hardware(config.trainer)
-        self._choose_progress_bar(config.trainer)
+        self._choose_output(config.trainer)
         config.trainer.strategy = _strategy(config.trainer.strategy)
         if config.ckpt_path is not None:
             self._use_checkpoint(config)
@@ -132,11 +140,15 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             options.benchmark = default_cudnn_benchmark(options.accelerator, options.deterministic)
         allow_tf32(options.accelerator, options.precision)
 
-    def _choose_progress_bar(self, options: Namespace) -> None:
-        """One that costs little, unless the user chose another or none."""
+    def _choose_output(self, options: Namespace) -> None:
+        """What is shown in the terminal, except for what the user has chosen or does not want."""
         chosen = [str(getattr(callback, "class_path", "")) for callback in options.callbacks or []]
+        shown: list[Callback] = []
         if options.enable_progress_bar is not False and not any(path.endswith("ProgressBar") for path in chosen):
-            self.trainer_defaults["callbacks"] = [QuickProgressBar()]
+            shown.append(QuickProgressBar())
+        if options.enable_model_summary is not False and not any(path.endswith("ModelSummary") for path in chosen):
+            shown.append(ModelTable())
+        self.trainer_defaults["callbacks"] = [*shown, RunReport(program())]
 
     def _use_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path in ("last", "best"):
@@ -202,7 +214,9 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: (
+            not any(said in record.getMessage() for said in ("litlogger", "already configured with model summary"))
+        )
     )
 
 

@@ -14,6 +14,7 @@ from facelit.export.metadata import Metadata, from_json
 from facelit.export.runner import Runner
 
 FormatName = Literal["onnx", "torch_export", "safetensors"]
+"""The formats that a network is exported to."""
 
 
 class Format(NamedTuple):

@@ -1,11 +1,14 @@
 """The bar is brought up to date a few times a second, and at the end of an epoch."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from facelit.callbacks import LastCheckpoint, progress_bar
 from facelit.callbacks.progress_bar import QuickProgressBar
@@ -45,3 +48,50 @@ def test_what_a_fit_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option
     main(["fit", "--config", str(run), *options])
     bar = trainers[0].progress_bar_callback
     assert (None if bar is None else type(bar)) is expected
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (80, {"loss": 5.318, "lfw/accuracy": 0.917, "lfw/auc": 0.968, "cfp/auc": 0.9}),
+        (57, {"loss": 5.318, "accuracy": 0.917, "lfw/auc": 0.968, "cfp/auc": 0.9}),
+        (27, {"loss": 5.318, "accuracy": 0.917}),
+        (26, {"loss": 5.318}),
+        (10, {}),
+        (-5, {}),
+    ],
+)
+def test_figures_that_fit(room: int, expected: dict[str, float]) -> None:
+    metrics = {"loss": 5.318, "lfw/accuracy": 0.917, "lfw/auc": 0.968, "cfp/auc": 0.9}
+    assert progress_bar.fitting(metrics, room, ".3f") == expected
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 159, 160, 250])
+@pytest.mark.parametrize("batches", [125, 24_531])
+def test_one_line_whatever_the_terminal(
+    width: int, batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn as Lightning draws it, with the figures of two verification sets."""
+    shown = {
+        "v_num": 3,
+        "loss": 5.318,
+        "lfw/accuracy": 0.917,
+        "lfw/auc": 0.968,
+        "cfp_fp/accuracy": 0.9,
+        "cfp_fp/auc": 0.95,
+    }
+    console = Console(width=width, file=StringIO())
+    monkeypatch.setattr(progress_bar, "get_console", lambda: console)
+    monkeypatch.setattr(QuickProgressBar, "total_train_batches", batches)
+    trainer = Trainer(logger=False, enable_checkpointing=False, max_epochs=100, callbacks=[QuickProgressBar()])
+    monkeypatch.setattr(type(trainer), "progress_bar_metrics", shown)
+    bar = trainer.progress_bar_callback
+    metrics = bar.get_metrics(trainer, None)
+    assert "v_num" not in metrics
+    assert "loss" in metrics or width < 80
+    figures = " ".join(f"{name}: {value:.3f}" for name, value in metrics.items())
+    progress = Progress(*bar.configure_columns(trainer), TextColumn(figures), console=console)
+    progress.add_task("Epoch 99/99", total=batches, completed=batches - 1)
+    console.print(progress.make_tasks_table(progress.tasks))
+    assert len(console.file.getvalue().splitlines()) == 1
+    assert figures in console.file.getvalue()
