@@ -20,6 +20,9 @@ centre; or all of them, the largest first."""
 MAX_SIDE = 1024
 """Photos with a longer side are shrunk to it before faces are looked for, unless told otherwise."""
 
+_MARGIN = 0.5
+"""Width of the padding of the second search, relative to the photo's shorter side (docs/align.md, "Faces at the edge")."""
+
 
 class AlignedFace(NamedTuple):
     """A face and its crop.
@@ -62,10 +65,42 @@ def align_photo(
 
 
 def find_faces(photos: list[Photo], detector: Detector, max_side: int = MAX_SIDE) -> list[Faces]:
-    """The faces of each photo, in its own pixels, whatever size the detector saw it in."""
+    """Finds the faces of each photo, in the photo's own pixels.
+
+    Detectors miss faces that touch the photo's edge. Photos without a face are therefore searched once more, with their edge
+    pixels repeated around them by half the shorter side; only faces whose centre lies in the photo count. The first search
+    decides wherever it finds anything, so that padding neither moves landmarks nor costs time there.
+
+    Args:
+        photos: uint8 RGB, shape (height, width, 3) each.
+        detector: See `open_detector`.
+        max_side: See `align_photo`.
+    """
     seen = [shrink(photo, max_side) for photo in photos]
-    found = detector.detect_many(seen) if isinstance(detector, BatchDetector) else [detector.detect(s) for s in seen]
+    found = _detect(detector, seen)
+    missed = [number for number, faces in enumerate(found) if not len(faces.scores)]
+    margins = [round(min(seen[number].shape[:2]) * _MARGIN) for number in missed]
+    padded = [
+        np.pad(seen[number], ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+        for number, margin in zip(missed, margins, strict=True)
+    ]
+    for number, margin, faces in zip(missed, margins, _detect(detector, padded), strict=True):
+        found[number] = _without_margin(faces, margin, seen[number])
     return [_enlarged(faces, small, photo) for faces, small, photo in zip(found, seen, photos, strict=True)]
+
+
+def _detect(detector: Detector, photos: list[Photo]) -> list[Faces]:
+    if photos and isinstance(detector, BatchDetector):
+        return detector.detect_many(photos)
+    return [detector.detect(photo) for photo in photos]
+
+
+def _without_margin(faces: Faces, margin: int, photo: Photo) -> Faces:
+    """Faces of a padded photo, in the photo's pixels; those whose centre lies in the padding are left out."""
+    boxes, landmarks = faces.boxes - np.float32(margin), faces.landmarks - np.float32(margin)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres >= 0) & (centres <= np.array(photo.shape[1::-1]))).all(axis=1)
+    return Faces(boxes[inside], faces.scores[inside], landmarks[inside])
 
 
 def choose_faces(faces: Faces, which: Which, size: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from facelit.align import Faces, align_photo, open_detector, read_photo
-from facelit.align.aligning import choose_faces
+from facelit.align.aligning import choose_faces, find_faces
 from facelit.align.landmark_file import Landmarks, read_landmarks
 from facelit.align.mtcnn import MtcnnDetector, _overlaps, _suppress
 from facelit.errors import FacelitError
@@ -74,6 +74,21 @@ def test_a_face_at_the_photos_edge(detector: MtcnnDetector, reference: dict[Path
             errors.append(np.abs(central(faces, (250 - left, 250)) + np.array([left, 0]) - landmarks).mean())
     assert len(errors) >= 7
     assert np.median(errors) < 2.5
+
+
+@pytest.mark.lfw
+def test_faces_that_fill_the_photo(detector: MtcnnDetector, reference: dict[Path, Landmarks]) -> None:
+    at_once, errors = 0, []
+    for path, landmarks in reference.items():
+        (left, top), (right, bottom) = (landmarks.min(0) - 15).astype(int), (landmarks.max(0) + 15).astype(int)
+        photo = np.ascontiguousarray(read_photo(path)[top:bottom, left:right])
+        at_once += len(detector.detect(photo).scores) > 0
+        (faces,) = find_faces([photo], detector)
+        if len(faces.scores):
+            errors.append(np.linalg.norm(faces.landmarks[0] + [left, top] - landmarks, axis=1).mean())
+    assert at_once < 5  # without padding
+    assert len(errors) >= 9
+    assert np.median(errors) < 3
 
 
 @pytest.mark.lfw
