@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from facelit.align import Faces, estimate_similarity, open_detector, read_photo, warp
 from facelit.align.aligning import Which, choose_faces
-from facelit.align.landmark_file import Landmarks, read_landmarks
+from facelit.align.landmark_file import parse_lines, read_landmarks
 from facelit.align.photos import Photo
 from facelit.storage.images import read_crop
 from facelit.tools.align import align
@@ -46,13 +46,14 @@ class Reference(NamedTuple):
     """What is compared with."""
 
     photos: dict[str, Photo]
-    landmarks: dict[str, Landmarks]
+    landmarks: dict[str, npt.NDArray[np.float32]]
     crops: dict[str, npt.NDArray[np.uint8]]
 
 
 def read_reference(root: Path, count: int) -> Reference:
     """The first `count` photos, their landmarks and crops."""
-    landmarks = dict(list(read_landmarks(root / "raw_250_landmarks.tsv").items())[:count])
+    rows = list(read_landmarks(root / "raw_250_landmarks.tsv").items())[:count]
+    landmarks = {name: parse_lines(lines).landmarks[0] for name, lines in rows}
     photos = {name: read_photo(root / "raw_250" / name) for name in landmarks}
     return Reference(photos, landmarks, {name: read_crop(root / "aligned_112" / name) for name in landmarks})
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from facelit.align.detection import BatchDetector, Detector, Faces
 from facelit.align.photos import Photo, read_photo, shrink
-from facelit.align.template import estimate_similarity, warp
+from facelit.align.template import Border, estimate_similarity, share_beyond, warp
 from facelit.storage.images import Crop
 
 Which = Literal["largest", "central", "all"]
@@ -32,16 +32,22 @@ class AlignedFace(NamedTuple):
         box: x1, y1, x2, y2 in the photo's pixels, float32 (4,).
         score: How sure the detector is, from 0 to 1.
         landmarks: In the photo's pixels, float32 (5, 2); see `Faces`.
+        beyond: The share of the crop, 0 to 1, that lies beyond the photo's edge.
     """
 
     crop: Crop
     box: npt.NDArray[np.float32]
     score: float
     landmarks: npt.NDArray[np.float32]
+    beyond: float
 
 
 def align_photo(
-    photo: Path | str | Photo, detector: Detector, which: Which = "largest", max_side: int = MAX_SIDE
+    photo: Path | str | Photo,
+    detector: Detector,
+    which: Which = "largest",
+    max_side: int = MAX_SIDE,
+    border: Border = "black",
 ) -> list[AlignedFace]:
     """Finds the faces of a photo and warps them onto the template.
 
@@ -51,6 +57,7 @@ def align_photo(
         which: Which face is meant where there are several.
         max_side: The detector sees the photo shrunk to this longer side, in pixels; 0: as it is. Crops are always made
             from the original pixels.
+        border: What a crop shows beyond the photo's edge; see `Border`.
 
     Returns:
         One face; all, the largest first, for "all"; none where there is no face.
@@ -61,7 +68,7 @@ def align_photo(
     pixels = photo if isinstance(photo, np.ndarray) else read_photo(photo)
     faces = find_faces([pixels], detector, max_side)[0]
     chosen = choose_faces(faces, which, (pixels.shape[1], pixels.shape[0]))
-    return [align_face(pixels, faces, int(number)) for number in chosen]
+    return [align_face(pixels, faces, int(number), border) for number in chosen]
 
 
 def find_faces(photos: list[Photo], detector: Detector, max_side: int = MAX_SIDE) -> list[Faces]:
@@ -123,11 +130,13 @@ def choose_faces(faces: Faces, which: Which, size: tuple[int, int]) -> npt.NDArr
     return worst_last if which == "all" else worst_last[:1]
 
 
-def align_face(photo: Photo, faces: Faces, number: int) -> AlignedFace:
+def align_face(photo: Photo, faces: Faces, number: int, border: Border = "black") -> AlignedFace:
     """The crop of one of a photo's faces."""
     landmarks = faces.landmarks[number]
-    crop = warp(photo, estimate_similarity(landmarks))
-    return AlignedFace(crop, faces.boxes[number], float(faces.scores[number]), landmarks)
+    matrix = estimate_similarity(landmarks)
+    beyond = share_beyond((photo.shape[1], photo.shape[0]), matrix)
+    crop = warp(photo, matrix, border)
+    return AlignedFace(crop, faces.boxes[number], float(faces.scores[number]), landmarks, beyond)
 
 
 def _enlarged(faces: Faces, seen: Photo, photo: Photo) -> Faces:

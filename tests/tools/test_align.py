@@ -68,8 +68,11 @@ def test_a_run_and_its_report(
     printed = capsys.readouterr().out
     assert f"{photos}: 7 photos, 5 crops in {target}." in printed
     lines = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
-    counts = [lines[title][len(title.split())] for title in ("Aligned", "Several faces", "No face", "Unreadable")]
-    assert counts == ["5", "0", "1", "1"]
+    counts = [
+        lines[title][len(title.split())]
+        for title in ("Aligned", "Several faces", "Beyond the edge", "No face", "Unreadable")
+    ]
+    assert counts == ["5", "0", "0", "1", "1"]
     folder = target / FOLDER
     assert (folder / "align-no-face.txt").read_text() == "person_1/5.jpg\n"
     assert (folder / "align-aligned.txt").read_text().splitlines()[0] == "person_0/0.jpg\tperson_0/0.jpg"
@@ -90,6 +93,37 @@ def test_unreadable_photos_are_named(photos: Path, tmp_path: Path, capsys: pytes
     assert "5 done in earlier runs" in printed
 
 
+def test_another_border_from_the_same_landmarks(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of each crop lies left of its photo: said, listed, and mended without finding anything again."""
+    names = [f"person_{number % 2}/{number}.jpg" for number in range(6)]
+    numbers = "\t".join(f"{number:.2f}" for number in (TEMPLATE - [56, 0]).ravel())
+    landmarks = tmp_path / "l.tsv"
+    landmarks.write_text("".join(f"{name}\t{numbers}\n" for name in names))
+    crops = tmp_path / "crops"
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "50 % of all pixels of the crops lie beyond their photos and are black. `--border replicate --recrop`"
+        in printed
+    )
+    assert (crops / FOLDER / "align-beyond-the-edge.txt").read_text().splitlines()[0] == f"{names[0]}\t50 %"
+    assert read_crop(crops / "person_0" / "0.png")[:, :50].max() == 0
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png", "--border", "replicate") == 2
+    assert "was aligned with border black, not replicate" in capsys.readouterr().err
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png", "--border", "replicate", "--recrop") == 0
+    assert "are black" not in capsys.readouterr().out
+    assert read_crop(crops / "person_0" / "0.png")[:, :50].std(axis=1).max() == 0
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png", "--border", "replicate") == 0
+    # What was kept gives the same crops in another folder.
+    kept = crops / FOLDER / "align-landmarks.tsv"
+    assert run(photos, tmp_path / "again", "--landmarks", kept, "--format", "png", "--border", "replicate") == 0
+    for name in names:
+        png = name.replace("jpg", "png")
+        assert (tmp_path / "again" / png).read_bytes() == (crops / png).read_bytes()
+
+
 def test_crops_are_a_training_set(photos: Path, landmarks: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "crops", "--landmarks", landmarks)
     store = FolderStore(tmp_path / "crops")
@@ -107,7 +141,10 @@ def test_another_source_or_option_is_refused(
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
     save(tmp_path / "other" / "person_0" / "0.jpg", 0)
     for arguments, words in (
-        ((photos, target, "--landmarks", landmarks, "--format", "png"), "was aligned with format jpg, not png"),
+        (
+            (photos, target, "--landmarks", landmarks, "--format", "png"),
+            "was aligned with format jpg, not png. Name another folder for these crops, or add --recrop",
+        ),
         ((photos, target, "--landmarks", landmarks, "--quality", "90"), "was aligned with quality 95, not 90"),
         ((tmp_path / "other", target, "--landmarks", landmarks), f"was aligned with src {photos}"),
     ):
