@@ -73,8 +73,8 @@ class Result(NamedTuple):
     """What became of photos.
 
     Attributes:
-        outcomes: Of every photo of the tree, in its order, whenever it was done.
-        num_new: How many were done in this run.
+        outcomes: Of every photo of the tree, whenever it was done; those of kinds that cannot be read come last.
+        num_new: How many were read in this run.
         gone: Of photos that are no longer there; their crops are.
     """
 
@@ -154,8 +154,9 @@ def align_folder(
     _close()
     if len(done) < len(tree.stems):
         raise FacelitError(f"{target}: a process was told to stop. Run the same command again: it goes on from there.")
+    unreadable = [Outcome(photo, (0, 0), reason=reason) for photo, reason in tree.unreadable.items()]
     result = Result(
-        [done[photo] for photo in tree.stems],
+        [done[photo] for photo in tree.stems] + unreadable,
         len(todo),
         [outcome for photo, outcome in known.items() if photo not in tree.stems and outcome.crops],
     )

@@ -109,7 +109,8 @@ def _parse(place: str, fields: list[str]) -> tuple[str, str]:
     except FacelitError as error:
         raise FacelitError(f"{place}: {error}") from None
     rest = np.array(numbers[_POINTS:], np.float64) if len(numbers) == _WHOLE else [*points.min(0), *points.max(0), 1.0]
-    (face,) = face_lines(Faces(np.array([rest[:4]]), np.array([rest[4]]), points[None]))
+    box, score = np.array([rest[:4]], np.float32), np.array([rest[4]], np.float32)
+    (face,) = face_lines(Faces(box, score, points[None].astype(np.float32)))
     return fields[0].strip().replace("\\", "/").removeprefix("./"), face
 
 

@@ -115,9 +115,10 @@ def _places(matrix: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], n
 def _inside(places: npt.NDArray[np.float64], length: int, border: Border) -> npt.NDArray[np.float64]:
     """Places beyond an edge moved to where their colour comes from, 0 to length - 1."""
     last = length - 1
+    moved: npt.NDArray[np.float64] = np.clip(places, 0, last)
     if border == "reflect" and last:
-        return last - np.abs(np.mod(places, 2 * last) - last)
-    return np.clip(places, 0, last)
+        moved = last - np.abs(np.mod(places, 2 * last) - last)
+    return moved
 
 
 def _part_around(

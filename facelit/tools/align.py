@@ -159,7 +159,7 @@ def _run(
 
 def _report(tree: PhotoTree, target: Path, result: Result, options: Options) -> None:
     console = Console()
-    kept = len(result.outcomes) - result.num_new
+    kept = len(tree.stems) - result.num_new
     crops = sum(len(outcome.crops) for outcome in result.outcomes)
     earlier = f"; {kept:,} done in earlier runs" if kept else ""
     title = f"{tree.root}: {len(result.outcomes):,} photos, {crops:,} crops in {target}{earlier}."

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from facelit.errors import FacelitError
 from facelit.inference.console import check_output, open_model, remark, remark_several_faces
-from facelit.storage.images import BadImageError, Crop, list_images
+from facelit.storage.images import BadImageError, Crop
+from facelit.storage.photo_files import photo_files
 from facelit.storage.processes import default_jobs
 from facelit.storage.progress import progress_bar
 
@@ -60,9 +61,9 @@ def embed(
     if batch_size < 1:
         raise FacelitError(f"--batch_size must be at least 1, not {batch_size}.")
     root = Path(folder)
-    paths = list(list_images(root))
+    paths = list(photo_files(root))
     if not paths:
-        state = "holds no .jpg, .png or .webp image" if root.is_dir() else "does not exist"
+        state = "holds no photo" if root.is_dir() else "does not exist"
         raise FacelitError(f"{root} {state}.")
     model = open_model(checkpoint, device)
     names, rows, skipped = _embed_all(model, root, paths, aligned, which, flip_average, batch_size)

@@ -76,9 +76,28 @@ def test_a_run_and_its_report(
     folder = target / FOLDER
     assert (folder / "align-no-face.txt").read_text() == "person_1/5.jpg\n"
     assert (folder / "align-aligned.txt").read_text().splitlines()[0] == "person_0/0.jpg\tperson_0/0.jpg"
-    assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot a JPEG, PNG or WebP image\n"
+    assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot an image, or of an unknown format\n"
     with Image.open(folder / SHEET) as sheet:
         assert sheet.format == "PNG"
+
+
+def test_kinds_of_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What Pillow reads is read, whatever its suffix; what it does not is counted, listed and named."""
+    (photos / "person_0" / "0.jpg").rename(photos / "person_0" / "0.jfif")
+    Image.open(photos / "person_0" / "2.jpg").save(photos / "person_0" / "2.bmp")
+    (photos / "person_0" / "2.jpg").unlink()
+    (photos / "person_2").mkdir()
+    (photos / "person_2" / "9.NEF").write_bytes(b"MM")
+    names = ["person_0/0.jfif", "person_0/2.bmp", "person_0/4.jpg", *(f"person_1/{n}.jpg" for n in (1, 3, 5))]
+    landmarks = write_landmarks(tmp_path / "l.tsv", names)
+    assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 1
+    assert {path.name for path in (tmp_path / "crops" / "person_0").iterdir()} == {"0.jpg", "2.jpg", "4.jpg"}
+    printed = capsys.readouterr().out
+    assert "7 photos, 6 crops" in printed
+    listed = (tmp_path / "crops" / FOLDER / "align-unreadable.txt").read_text()
+    assert listed == "person_2/9.NEF\ta camera's raw file (.nef), which is not read: convert it to JPEG or PNG\n"
+    assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 1
+    assert "6 done in earlier runs" in capsys.readouterr().out
 
 
 def test_unreadable_photos_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
