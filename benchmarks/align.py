@@ -6,7 +6,7 @@ the reference's, in pixels of the 250x250 photo; a crop's, the mean absolute dif
 Packages are used as they come, one photo at a time; one that is not installed is left out. In the end the whole work is timed, from
 files to files: a plain loop around mtcnn-runtime, and `facelit align`, in turns.
 
-    python benchmarks/align.py [--root FOLDER] [--photos 1000] [--jobs 2] [--repeats 3] [--json FILE]
+    python benchmarks/align.py [--root FOLDER] [--photos 1000] [--jobs 2] [--repeats 3] [--yunet FILE] [--scrfd FILE] [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -60,6 +61,10 @@ def read_reference(root: Path, count: int) -> Reference:
 
 def facelit_mtcnn(min_face: int) -> Detect:
     return open_detector("mtcnn", min_face).detect
+
+
+def with_model(name: str, model: Path) -> Detect:
+    return open_detector(name, model=model).detect
 
 
 def mtcnn_runtime() -> Detect:
@@ -217,13 +222,19 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of the whole work; 0 leaves it out")
+    parser.add_argument("--yunet", type=Path, help="YuNet's ONNX file, to measure it too")
+    parser.add_argument("--scrfd", type=Path, help="SCRFD's ONNX file, likewise")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     reference = read_reference(arguments.root, arguments.photos)
     facts = machine(["numpy", "onnxruntime", "opencv-python"])
     print_header(f"{len(reference.photos):,} photos of {arguments.root.name}", facts)
     figures = {}
-    for name, make in DETECTORS.items():
+    detectors = dict(DETECTORS)
+    for name in ("yunet", "scrfd"):
+        if model := getattr(arguments, name):
+            detectors[f"facelit, {name}"] = partial(with_model, name, model)
+    for name, make in detectors.items():
         try:
             detect = make()
         except ImportError as error:

@@ -93,7 +93,7 @@ def find_faces(photos: list[Photo], detector: Detector, max_side: int = MAX_SIDE
     ]
     for number, margin, faces in zip(missed, margins, _detect(detector, padded), strict=True):
         found[number] = _without_margin(faces, margin, seen[number])
-    return [_enlarged(faces, small, photo) for faces, small, photo in zip(found, seen, photos, strict=True)]
+    return [faces.resized(small, photo) for faces, small, photo in zip(found, seen, photos, strict=True)]
 
 
 def _detect(detector: Detector, photos: list[Photo]) -> list[Faces]:
@@ -137,14 +137,3 @@ def align_face(photo: Photo, faces: Faces, number: int, border: Border = "black"
     beyond = share_beyond((photo.shape[1], photo.shape[0]), matrix)
     crop = warp(photo, matrix, border)
     return AlignedFace(crop, faces.boxes[number], float(faces.scores[number]), landmarks, beyond)
-
-
-def _enlarged(faces: Faces, seen: Photo, photo: Photo) -> Faces:
-    """Faces of a shrunk photo, in the photo's own pixels."""
-    if seen.shape == photo.shape:
-        return faces
-    zoom = np.array(photo.shape[1::-1]) / np.array(seen.shape[1::-1])
-    # Edges of pixels scale; centres lie half a pixel further in either.
-    landmarks = (faces.landmarks + 0.5) * zoom - 0.5
-    boxes = faces.boxes * np.tile(zoom, 2)
-    return Faces(boxes.astype(np.float32), faces.scores, landmarks.astype(np.float32))

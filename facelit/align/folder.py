@@ -338,8 +338,10 @@ def _cannot_write(path: Path, error: OSError) -> FacelitError:
     )
 
 
-def detector_opener(name: str, min_face: int, device: Literal["cpu", "cuda"]) -> Callable[[], Detector]:
+def detector_opener(
+    name: str, min_face: int, device: Literal["cpu", "cuda"], model: str | None = None
+) -> Callable[[], Detector]:
     """`open_detector` with its arguments, for `align_folder`."""
     from facelit.align.detectors import open_detector
 
-    return partial(open_detector, name, min_face, device)
+    return partial(open_detector, name, min_face, device, model)

@@ -12,6 +12,7 @@ from rich.console import Console
 from facelit.align import journal
 from facelit.align.aligning import MAX_SIDE
 from facelit.align.detection import MIN_FACE, Detector
+from facelit.align.detectors import DetectorName
 from facelit.align.folder import Options, Result, align_folder, detector_opener
 from facelit.align.landmark_file import Lines, read_landmarks
 from facelit.align.photo_tree import PhotoTree, list_photos
@@ -37,7 +38,8 @@ def align(
     which: Literal["largest", "central", "all"] = "largest",
     border: Literal["black", "replicate", "reflect"] = "black",
     landmarks: str | None = None,
-    detector: Literal["mtcnn"] = "mtcnn",
+    detector: DetectorName = "mtcnn",
+    detector_model: str | None = None,
     min_face: int = MIN_FACE,
     max_side: int = MAX_SIDE,
     format: Literal["jpg", "png"] = "jpg",
@@ -61,7 +63,8 @@ def align(
         border: What a crop shows beyond the photo's edge: black, the photo's outermost pixels repeated, or the photo mirrored.
         landmarks: A TSV or CSV file of known landmarks to use instead of a detector: a photo's path relative to src and ten
             numbers, x and y of left eye, right eye, nose, left and right mouth corner; or align-landmarks.tsv of an earlier run.
-        detector: What finds the faces; needs `pip install "facelit[align]"`.
+        detector: What finds the faces; needs `pip install "facelit[align]"`. YuNet and SCRFD need a file.
+        detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
         min_face: Side of the smallest face to look for, in pixels of the photo after max_side; twice the size is up to four
             times faster.
         max_side: Faces are looked for in the photo shrunk to this longer side, in pixels; 0 searches it as it is. Crops are made
@@ -81,17 +84,22 @@ def align(
     """
     _check_options(Path(src), Path(dst), min_face, max_side, quality, jobs)
     known = None if landmarks is None else read_landmarks(landmarks)
-    opener = None if known is not None else detector_opener(detector, min_face, device)
+    opener = None if known is not None else detector_opener(detector, min_face, device, detector_model)
     if opener is not None:
         opener()  # what is wrong with it is said before anything is written
     tree = list_photos(Path(src), several_crops=which == "all")
     if known is not None:
         _check_landmarks(landmarks, known, tree)
-    used = {"detector": detector, "min_face": min_face, "max_side": max_side} if known is None else {}
+    used = {
+        "detector": detector,
+        "detector_model": _digest(detector_model),
+        "min_face": min_face,
+        "max_side": max_side,
+    }
     search = {
         "src": str(Path(src).resolve()),
-        "landmarks": landmarks and hashlib.blake2b(Path(landmarks).read_bytes(), digest_size=8).hexdigest(),
-        **used,
+        "landmarks": _digest(landmarks),
+        **(used if known is None else {}),
     }
     batch = _BATCH_ON_A_GPU if device == "cuda" else 1
     options = Options(which, max_side, format, quality, border, batch)
@@ -106,7 +114,13 @@ align.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
     "datasets/lfw/raw datasets/lfw/aligned --which central --format png",
     "datasets/lfw/raw datasets/lfw/aligned --landmarks landmarks.tsv",
     "photos crops --border replicate --recrop",
+    "photos crops --detector yunet --detector_model face_detection_yunet_2023mar.onnx",
 ]
+
+
+def _digest(path: str | None) -> str | None:
+    """Of a file's content."""
+    return None if path is None else hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
 
 
 def _check_options(src: Path, dst: Path, min_face: int, max_side: int, quality: int, jobs: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
 from facelit.inference.console import check_output, open_model, remark, remark_several_faces
 from facelit.storage.images import BadImageError, Crop
@@ -33,6 +34,8 @@ def embed(
     which: Literal["largest", "central"] | None = None,
     flip_average: bool = False,
     batch_size: int = 64,
+    detector: DetectorName = "mtcnn",
+    detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
     """Writes the embeddings of all photos in a folder to a file.
@@ -49,6 +52,8 @@ def embed(
         which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
         flip_average: Average each embedding with the mirror image's.
         batch_size: Crops that go through the network at once.
+        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
         device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
 
     Returns:
@@ -65,7 +70,7 @@ def embed(
     if not paths:
         state = "holds no photo" if root.is_dir() else "does not exist"
         raise FacelitError(f"{root} {state}.")
-    model = open_model(checkpoint, device)
+    model = open_model(checkpoint, device, detector, detector_model)
     names, rows, skipped = _embed_all(model, root, paths, aligned, which, flip_average, batch_size)
     if not names:
         raise FacelitError(f"none of {len(paths):,} photos can be used, for example {skipped[0]}")

@@ -11,8 +11,9 @@ import pytest
 
 from facelit.align import Faces, align_photo, open_detector, read_photo
 from facelit.align.aligning import choose_faces, find_faces
+from facelit.align.boxes import overlaps, suppress
 from facelit.align.landmark_file import parse_lines, read_landmarks
-from facelit.align.mtcnn import MtcnnDetector, _overlaps, _suppress
+from facelit.align.mtcnn import MtcnnDetector
 from facelit.errors import FacelitError
 from facelit.storage.images import read_crop
 
@@ -123,12 +124,12 @@ def test_no_photos(detector: MtcnnDetector) -> None:
 def test_suppression_by_hand() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [2, 2, 4, 4]], float)
     scores = np.array([0.8, 0.9, 0.5, 0.7])
-    np.testing.assert_allclose(_overlaps(boxes[0], boxes), [1, 0.9, 0, 0.04])
-    np.testing.assert_allclose(_overlaps(boxes[0], boxes, of_smaller=True), [1, 1, 0, 1])
-    assert _suppress(boxes, scores, 0.7).tolist() == [1, 3, 2]
-    assert _suppress(boxes, scores, 0.7, of_smaller=True).tolist() == [1, 2]
-    assert _suppress(boxes, scores, 0.95).tolist() == [1, 0, 3, 2]
-    assert _suppress(boxes[:0], scores[:0], 0.5).tolist() == []
+    np.testing.assert_allclose(overlaps(boxes[0], boxes), [1, 0.9, 0, 0.04])
+    np.testing.assert_allclose(overlaps(boxes[0], boxes, of_smaller=True), [1, 1, 0, 1])
+    assert suppress(boxes, scores, 0.7).tolist() == [1, 3, 2]
+    assert suppress(boxes, scores, 0.7, of_smaller=True).tolist() == [1, 2]
+    assert suppress(boxes, scores, 0.95).tolist() == [1, 0, 3, 2]
+    assert suppress(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
 @pytest.mark.parametrize("absent", ["mtcnnruntime", "onnxruntime", "cv2"])
@@ -143,8 +144,8 @@ def test_an_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, abse
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(FacelitError, match=r"there is no detector yunet\. There are: mtcnn"):
-        open_detector("yunet")
+    with pytest.raises(FacelitError, match=r"there is no detector dlib\. There are: mtcnn, yunet, scrfd"):
+        open_detector("dlib")
     with pytest.raises(FacelitError, match="at least 12 pixels, not 11"):
         open_detector(min_face=11)
 
