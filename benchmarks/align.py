@@ -6,7 +6,7 @@ the reference's, in pixels of the 250x250 photo; a crop's, the mean absolute dif
 Packages are used as they come, one photo at a time; one that is not installed is left out. In the end the whole work is timed, from
 files to files: a plain loop around mtcnn-runtime, and `facelit align`, in turns.
 
-    python benchmarks/align.py [--root FOLDER] [--photos 1000] [--jobs 2] [--repeats 3] [--json FILE]
+    python benchmarks/align.py [--root FOLDER] [--photos 1000] [--jobs 2] [--repeats 3] [--yunet FILE] [--scrfd FILE] [--json FILE]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -28,7 +29,7 @@ import numpy.typing as npt
 
 from facelit.align import Faces, estimate_similarity, open_detector, read_photo, warp
 from facelit.align.aligning import Which, choose_faces
-from facelit.align.landmark_file import Landmarks, read_landmarks
+from facelit.align.landmark_file import parse_lines, read_landmarks
 from facelit.align.photos import Photo
 from facelit.storage.images import read_crop
 from facelit.tools.align import align
@@ -46,19 +47,24 @@ class Reference(NamedTuple):
     """What is compared with."""
 
     photos: dict[str, Photo]
-    landmarks: dict[str, Landmarks]
+    landmarks: dict[str, npt.NDArray[np.float32]]
     crops: dict[str, npt.NDArray[np.uint8]]
 
 
 def read_reference(root: Path, count: int) -> Reference:
     """The first `count` photos, their landmarks and crops."""
-    landmarks = dict(list(read_landmarks(root / "raw_250_landmarks.tsv").items())[:count])
+    rows = list(read_landmarks(root / "raw_250_landmarks.tsv").items())[:count]
+    landmarks = {name: parse_lines(lines).landmarks[0] for name, lines in rows}
     photos = {name: read_photo(root / "raw_250" / name) for name in landmarks}
     return Reference(photos, landmarks, {name: read_crop(root / "aligned_112" / name) for name in landmarks})
 
 
 def facelit_mtcnn(min_face: int) -> Detect:
     return open_detector("mtcnn", min_face).detect
+
+
+def with_model(name: str, model: Path) -> Detect:
+    return open_detector(name, model=model).detect
 
 
 def mtcnn_runtime() -> Detect:
@@ -216,13 +222,19 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of the whole work; 0 leaves it out")
+    parser.add_argument("--yunet", type=Path, help="YuNet's ONNX file, to measure it too")
+    parser.add_argument("--scrfd", type=Path, help="SCRFD's ONNX file, likewise")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     reference = read_reference(arguments.root, arguments.photos)
     facts = machine(["numpy", "onnxruntime", "opencv-python"])
     print_header(f"{len(reference.photos):,} photos of {arguments.root.name}", facts)
     figures = {}
-    for name, make in DETECTORS.items():
+    detectors = dict(DETECTORS)
+    for name in ("yunet", "scrfd"):
+        if model := getattr(arguments, name):
+            detectors[f"facelit, {name}"] = partial(with_model, name, model)
+    for name, make in detectors.items():
         try:
             detect = make()
         except ImportError as error:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 
 from facelit.align import journal
-from facelit.align.aligning import Which, align_face, choose_faces, find_faces
-from facelit.align.detection import Detector, Faces
+from facelit.align.aligning import MAX_SIDE, Which, align_face, choose_faces, find_faces
+from facelit.align.detection import Detector
 from facelit.align.journal import Journal, Outcome, replace_bytes
-from facelit.align.landmark_file import Landmarks
+from facelit.align.landmark_file import Lines, face_lines, parse_lines
 from facelit.align.photo_tree import PhotoTree
 from facelit.align.photos import Photo, read_photo
-from facelit.align.template import estimate_similarity, warp
+from facelit.align.template import Border
 from facelit.errors import FacelitError
 from facelit.storage import processes
 from facelit.storage.images import BadImageError, Crop
@@ -39,29 +39,42 @@ _BATCH_PIXELS = 32_000_000
 
 
 class Options(NamedTuple):
-    """How photos become crops; part of what a folder of crops remembers of itself.
+    """How photos become crops; part of what a folder of crops remembers about itself.
 
     Attributes:
         which: Which face, where there are several.
         max_side: Longer side of the picture in which faces are looked for, in pixels; 0: the photo as it is.
         format: Of the crops.
         quality: Of JPEG crops, 1 to 100.
+        border: What a crop shows beyond the photo's edge.
         batch: Photos that are searched at once; it changes no crop.
     """
 
     which: Which = "largest"
-    max_side: int = 1024
+    max_side: int = MAX_SIDE
     format: CropFormat = "jpg"
     quality: int = 95
+    border: Border = "black"
     batch: int = 1
+
+    @property
+    def crops(self) -> dict[str, Any]:
+        """What decides how crops are made of the faces that were found, by option."""
+        quality = self.quality if self.format == "jpg" else None
+        return {"which": self.which, "border": self.border, "format": self.format, "quality": quality}
+
+    @property
+    def made(self) -> str:
+        """The same in a word; see `Outcome`."""
+        return "-".join(str(value) for value in self.crops.values() if value is not None)
 
 
 class Result(NamedTuple):
     """What became of photos.
 
     Attributes:
-        outcomes: Of every photo of the tree, in its order, whenever it was done.
-        num_new: How many were done in this run.
+        outcomes: Of every photo of the tree, whenever it was done; those of kinds that cannot be read come last.
+        num_new: How many were read in this run.
         gone: Of photos that are no longer there; their crops are.
     """
 
@@ -77,19 +90,19 @@ class _Task(NamedTuple):
         photo: Its path relative to SRC.
         stamp: See `Outcome`.
         stem: Path of its crop relative to DST, without a suffix.
-        landmarks: If they are given.
-        old_crops: Those that it has from an earlier run.
+        known: Its faces, if they need not be looked for.
+        old_crops: The crops that it has from an earlier run.
     """
 
     photo: str
     stamp: tuple[int, int]
     stem: str
-    landmarks: Landmarks | None
+    known: Lines | None
     old_crops: tuple[str, ...]
 
 
 class _Work(NamedTuple):
-    """What all processes need to know. Without a detector the landmarks are those of the tasks."""
+    """What all processes need to know."""
 
     source: Path
     target: Path
@@ -102,17 +115,19 @@ def align_folder(
     target: Path,
     options: Options,
     open_detector: Callable[[], Detector] | None,
-    landmarks: dict[str, Landmarks] | None = None,
+    landmarks: dict[str, Lines] | None = None,
     jobs: int = 1,
 ) -> Result:
-    """Aligns the photos of a tree that have not been aligned yet.
+    """Aligns the photos of a tree that have not been aligned yet, or were cropped with other options.
+
+    Faces that were found in an earlier run are not looked for again unless the photo has changed.
 
     Args:
         tree: The photos.
         target: A folder for which `journal.begin` was called, and that is `journal.locked`.
         options: How.
-        open_detector: Called once in each process; can be pickled. None where there are landmarks.
-        landmarks: By the photo's path relative to the tree; photos that have none count as without a face.
+        open_detector: Called once in each process that searches; can be pickled. None if landmarks are given.
+        landmarks: Faces by the photo's path relative to the tree; other photos count as without a face.
         jobs: Number of processes.
 
     Returns:
@@ -122,21 +137,14 @@ def align_folder(
         FacelitError: A crop cannot be written.
     """
     known = journal.read(target)
-    stamps = {photo: _stamp(tree.root / photo) for photo in tree.stems}
-    done = {
-        photo: known[photo] for photo, stamp in stamps.items() if photo in known and _holds(known[photo], stamp, target)
-    }
-    todo = [
-        _Task(
-            photo,
-            stamps[photo],
-            stem,
-            None if landmarks is None else landmarks.get(photo),
-            known[photo].crops if photo in known else (),
-        )
-        for photo, stem in tree.stems.items()
-        if photo not in done
-    ]
+    done, todo = {}, []
+    for photo, stem in tree.stems.items():
+        stamp, earlier = _stamp(tree.root / photo), known.get(photo)
+        if earlier is not None and _holds(earlier, stamp, options, target):
+            done[photo] = earlier
+            continue
+        faces = landmarks.get(photo, ()) if landmarks is not None else _found_before(earlier, stamp)
+        todo.append(_Task(photo, stamp, stem, faces, earlier.crops if earlier else ()))
     size = max(_CHUNK, options.batch)
     chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
     work = _Work(tree.root, target, options, open_detector)
@@ -146,8 +154,9 @@ def align_folder(
     _close()
     if len(done) < len(tree.stems):
         raise FacelitError(f"{target}: a process was told to stop. Run the same command again: it goes on from there.")
+    unreadable = [Outcome(photo, (0, 0), reason=reason) for photo, reason in tree.unreadable.items()]
     result = Result(
-        [done[photo] for photo in tree.stems],
+        [done[photo] for photo in tree.stems] + unreadable,
         len(todo),
         [outcome for photo, outcome in known.items() if photo not in tree.stems and outcome.crops],
     )
@@ -166,9 +175,19 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _holds(outcome: Outcome, stamp: tuple[int, int], target: Path) -> bool:
+def _holds(outcome: Outcome, stamp: tuple[int, int], options: Options, target: Path) -> bool:
     """Whether a photo need not be done again. What could not be read may be readable now."""
-    return not outcome.reason and outcome.stamp == stamp and all((target / crop).is_file() for crop in outcome.crops)
+    return (
+        not outcome.reason
+        and outcome.stamp == stamp
+        and outcome.made in ("", options.made)
+        and all((target / crop).is_file() for crop in outcome.crops)
+    )
+
+
+def _found_before(earlier: Outcome | None, stamp: tuple[int, int]) -> Lines | None:
+    """The faces that an earlier run found in a photo that is still the same."""
+    return None if earlier is None or earlier.reason or earlier.stamp != stamp else earlier.found
 
 
 # In the processes that work
@@ -180,12 +199,17 @@ class _Worker:
     def __init__(self, work: _Work) -> None:
         self.work = work
         self.journal = Journal(work.target)
-        self.detector = None if work.open_detector is None else work.open_detector()
         self.stopping = False
         if multiprocessing.parent_process() is not None:
             # Ctrl-C reaches all processes: this one puts down what it has in hand, and the first one tells the user.
             signal.signal(signal.SIGINT, self._stop)
             threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    @cached_property
+    def detector(self) -> Detector:
+        """Opened when the first photo has to be searched."""
+        assert self.work.open_detector is not None
+        return self.work.open_detector()
 
     def _stop(self, number: int, frame: Any) -> None:
         self.stopping = True
@@ -256,24 +280,25 @@ def _batches(tasks: list[_Task], worker: _Worker) -> Iterator[list[_Read]]:
 
 def _align_batch(batch: list[_Read], worker: _Worker) -> Iterator[Outcome]:
     """Finds faces, and writes their crops."""
-    options, detector = worker.work.options, worker.detector
-    photos = [one.pixels for one in batch if one.pixels is not None]
-    found = iter([Faces.none()] * len(photos) if detector is None else find_faces(photos, detector, options.max_side))
+    options = worker.work.options
+    unsearched = [one.pixels for one in batch if one.pixels is not None and one.task.known is None]
+    found = iter(find_faces(unsearched, worker.detector, options.max_side) if unsearched else [])
     for one in batch:
         if one.pixels is None:
-            yield Outcome(one.task.photo, one.task.stamp, 0, (), one.reason)
-        elif detector is None:
-            landmarks = one.task.landmarks
-            crops = [] if landmarks is None else [warp(one.pixels, estimate_similarity(landmarks))]
-            yield _written(one.task, len(crops), crops, worker.work)
-        else:
-            faces = next(found)
-            chosen = choose_faces(faces, options.which, (one.pixels.shape[1], one.pixels.shape[0]))
-            crops = [align_face(one.pixels, faces, int(number)).crop for number in chosen]
-            yield _written(one.task, len(faces.scores), crops, worker.work)
+            yield Outcome(one.task.photo, one.task.stamp, reason=one.reason)
+            continue
+        # Crops are made from what is written down, so that they come out the same when they are made again.
+        lines = one.task.known if one.task.known is not None else face_lines(next(found))
+        faces = parse_lines(lines)
+        chosen = choose_faces(faces, options.which, (one.pixels.shape[1], one.pixels.shape[0]))
+        aligned = [align_face(one.pixels, faces, int(number), options.border) for number in chosen]
+        names = _write_crops(one.task, [face.crop for face in aligned], worker.work)
+        beyond = sum(face.beyond for face in aligned) / max(1, len(aligned))
+        made = options.made if names else ""
+        yield Outcome(one.task.photo, one.task.stamp, lines, names, made, round(beyond, 4))
 
 
-def _written(task: _Task, num_faces: int, crops: list[Crop], work: _Work) -> Outcome:
+def _write_crops(task: _Task, crops: list[Crop], work: _Work) -> tuple[str, ...]:
     """Writes the crops of a photo: the first under its name, the others with `_face2` and so on behind it."""
     names = []
     for number, crop in enumerate(crops, start=1):
@@ -285,9 +310,9 @@ def _written(task: _Task, num_faces: int, crops: list[Crop], work: _Work) -> Out
         except OSError as error:
             raise _cannot_write(path, error) from None
         names.append(name)
-    for name in set(task.old_crops).difference(names):  # the photo has changed
+    for name in set(task.old_crops).difference(names):  # the photo or an option has changed
         (work.target / name).unlink(missing_ok=True)
-    return Outcome(task.photo, task.stamp, num_faces, tuple(names))
+    return tuple(names)
 
 
 def encode_crop(crop: Crop, format: CropFormat, quality: int) -> bytes:
@@ -313,8 +338,10 @@ def _cannot_write(path: Path, error: OSError) -> FacelitError:
     )
 
 
-def detector_opener(name: str, min_face: int, device: Literal["cpu", "cuda"]) -> Callable[[], Detector]:
+def detector_opener(
+    name: str, min_face: int, device: Literal["cpu", "cuda"], model: str | None = None
+) -> Callable[[], Detector]:
     """`open_detector` with its arguments, for `align_folder`."""
     from facelit.align.detectors import open_detector
 
-    return partial(open_detector, name, min_face, device)
+    return partial(open_detector, name, min_face, device, model)

@@ -1,8 +1,8 @@
 """What an alignment has done so far, so that a run that was stopped goes on where it was.
 
 `DST/.facelit-align/` has `options.json`, which says what the folder was made from and how, and one `journal-*.jsonl` for each
-process that worked on it: a line a photo, appended when its crops are in place. A line that was cut off is not
-believed, and its photo is done again.
+process that worked on it: a line a photo, appended when its crops are in place. A line that was cut off is ignored, and its
+photo done again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from facelit.align.landmark_file import Lines
 from facelit.errors import FacelitError
 from facelit.storage.files import replacing
 
@@ -26,8 +27,9 @@ except ImportError:  # Windows: two runs at a time are not noticed there
 FOLDER = ".facelit-align"
 """Below the folder of crops; hidden, so that no listing takes it for an identity."""
 
-_OPTIONS = "options.json"
-_VERSION = 1
+_OPTIONS, _LOCK = "options.json", "lock"
+_VERSION = 2
+"""2: the search repeats the photo's edge pixels around it; the journal keeps landmarks."""
 
 
 class Outcome(NamedTuple):
@@ -36,16 +38,25 @@ class Outcome(NamedTuple):
     Attributes:
         photo: Its path relative to SRC.
         stamp: Its size in bytes and modification time in nanoseconds: a photo that has changed is done again.
-        faces: How many faces were found.
+        found: Its faces, also those without a crop; see `facelit.align.landmark_file`.
         crops: Paths of its crops relative to DST.
-        reason: Why it could not be read; empty where it could.
+        made: How the crops were made (`Options.made`); empty if there are none.
+        beyond: The share of the crops' pixels, 0 to 1, that lies beyond the photo's edge.
+        reason: Why the photo could not be read; empty if it could.
     """
 
     photo: str
     stamp: tuple[int, int]
-    faces: int
-    crops: tuple[str, ...]
+    found: Lines = ()
+    crops: tuple[str, ...] = ()
+    made: str = ""
+    beyond: float = 0.0
     reason: str = ""
+
+    @property
+    def faces(self) -> int:
+        """How many faces were found."""
+        return len(self.found)
 
 
 class Journal:
@@ -78,32 +89,46 @@ class Journal:
             self._file = -1
 
 
-def begin(target: Path, options: dict[str, Any]) -> None:
+def begin(target: Path, search: dict[str, Any], crops: dict[str, Any], recrop: bool = False) -> None:
     """Makes the folder of crops, or makes sure that an existing one was begun with the same options.
 
     Args:
         target: The folder of crops.
-        options: What its contents depend on, by name; JSON values.
+        search: Options that decide which faces are found, by name; JSON values.
+        crops: Options that decide how crops are made of them.
+        recrop: Whether an existing folder may have been made with other values of `crops`; see `remember`.
 
     Raises:
         FacelitError: The folder has other things in it, was made with other options, or cannot be written.
     """
-    wanted = {"format": "facelit-align", "version": _VERSION, **options}
     path = target / FOLDER / _OPTIONS
     try:
         if path.exists():
-            _compare(target, json.loads(path.read_text(encoding="utf-8")), wanted)
+            _compare(target, json.loads(path.read_text(encoding="utf-8")), search, {} if recrop else crops)
             return
         if target.exists() and (not target.is_dir() or any(name for name in os.listdir(target) if name != FOLDER)):
             raise FacelitError(
                 f"{target}: exists and is not a folder that `facelit align` began. Name a new or empty folder."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_bytes(target, path, (json.dumps(wanted, indent=1) + "\n").encode())
+        remember(target, search, crops)
     except OSError as error:
-        raise FacelitError(f"{target}: cannot write here ({error.strerror or error}).") from None
-    except ValueError:
+        raise _cannot_write(target, error) from None
+    except (ValueError, AttributeError):
         raise FacelitError(f"{path}: is damaged. Name a new folder for the crops, or delete this one.") from None
+
+
+def remember(target: Path, search: dict[str, Any], crops: dict[str, Any]) -> None:
+    """Writes down the options that a folder is made with from now on; see `begin`.
+
+    Raises:
+        FacelitError: They cannot be written.
+    """
+    content = {"format": "facelit-align", "version": _VERSION, **search, **crops}
+    try:
+        replace_bytes(target, target / FOLDER / _OPTIONS, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise _cannot_write(target, error) from None
 
 
 @contextmanager
@@ -113,7 +138,7 @@ def locked(target: Path) -> Iterator[None]:
     Raises:
         FacelitError: Another run is at work there.
     """
-    with open(target / FOLDER / _OPTIONS, "rb") as file:
+    with open(target / FOLDER / _LOCK, "ab") as file:  # not the options: they are replaced
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,19 +187,33 @@ def _lines(path: Path) -> Iterator[Outcome]:
     with open(path, "rb") as file:
         for line in file:
             try:
-                photo, stamp, faces, crops, reason = json.loads(line)
-                yield Outcome(str(photo), (int(stamp[0]), int(stamp[1])), int(faces), tuple(map(str, crops)), reason)
+                photo, (size, time), found, crops, made, beyond, reason = json.loads(line)
+                yield Outcome(photo, (size, time), tuple(found), tuple(crops), made, float(beyond), reason)
             except (ValueError, TypeError, LookupError):
                 continue
 
 
-def _compare(target: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name in wanted:
-        if found.get(name) != wanted[name]:
+def _compare(target: Path, found: dict[str, Any], search: dict[str, Any], crops: dict[str, Any]) -> None:
+    if found.get("version") != _VERSION:
+        raise FacelitError(
+            f"{target}: was aligned by another version of facelit, which looked for faces in another way. Name another folder for"
+            " these crops, or delete that one to start anew."
+        )
+    for name, value in {**search, **crops}.items():
+        if found.get(name) != value:
             raise FacelitError(
-                f"{target}: was aligned with {name} {_shown(found.get(name))}, not {_shown(wanted[name])}. Name another"
-                " folder for these crops, or delete that one to start anew."
+                f"{target}: was aligned with {name} {_shown(found.get(name))}, not {_shown(value)}. Name another folder for"
+                " these crops, or "
+                + (
+                    "delete that one to start anew."
+                    if name in search
+                    else "add --recrop to make all crops there anew, from the landmarks found before."
+                )
             )
+
+
+def _cannot_write(target: Path, error: OSError) -> FacelitError:
+    return FacelitError(f"{target}: cannot write here ({error.strerror or error}).")
 
 
 def _shown(value: Any) -> str:

@@ -1,43 +1,40 @@
 """MTCNN: three small networks in a row, run by onnxruntime with the weights of the package mtcnn-runtime.
 
 Zhang et al., "Joint Face Detection and Alignment Using Multitask Cascaded Convolutional Networks", IEEE SPL 2016. P-Net
-looks at every 12x12 window of the photo in several sizes, R-Net judges what it found at 24x24, O-Net at 48x48, which
-gives the landmarks. Only the weights are taken from the package: its own code raises an error where P-Net finds nothing,
-misplaces the landmarks of a face that reaches beyond the photo, and is slower (benchmarks/align.py).
+looks at every 12x12 window of the photo in several sizes, R-Net judges its finds at 24x24, and O-Net at 48x48, which also
+gives the landmarks. Only the weights are taken from the package: its own code fails if P-Net finds nothing, misplaces
+the landmarks of a face that reaches beyond the photo, and is slower (benchmarks/align.py).
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from facelit.align.boxes import Floats, overlaps, suppress
 from facelit.align.detection import MIN_FACE, Device, Faces
 from facelit.align.photos import Photo
+from facelit.align.runtime import INSTALL, load_package, open_session
 from facelit.errors import FacelitError
-
-INSTALL = 'pip install "facelit[align]"'
-
-Floats = npt.NDArray[np.floating[Any]]
 
 _WINDOW, _STRIDE, _FACTOR = 12, 2, 0.709
 """P-Net's window and step in pixels, and the size of each level of the pyramid relative to the one before."""
 _THRESHOLDS = (0.6, 0.7, 0.7)
 _SAME_LEVEL, _SAME_FACE, _INSIDE = 0.5, 0.7, 0.7
-"""Overlap from which a box counts as another's double: in one level, after each network, and of the smaller one at the end."""
+"""Overlap from which two boxes count as one face: in one level, after each network, and as a share of the smaller one at the end."""
 _AVERAGED = 0.6
 """Overlap with a face's box from which another one's landmarks count for that face."""
 _MAX_WINDOWS = 256
 """For one call of R-Net or O-Net: bounds the memory."""
 _LANDMARK_OFFSET = 0.5
-"""Added to landmarks, in pixels. By mirroring photos one finds that the landmarks of MTCNN's common implementations lie a pixel
-too far to the right and below; the sets that were aligned with them have it, and so do ours. (Half a pixel because windows begin
-at the edge of a pixel, whose centre is half a pixel further.)"""
+"""Added to landmarks, in pixels. Mirrored photos show that the landmarks of MTCNN's common implementations lie a pixel too far
+right and down; the sets that were aligned with them have that shift, and so do ours. (Half a pixel, because windows begin at the
+edge of a pixel, whose centre is half a pixel further.)"""
 
 
 class _Found(NamedTuple):
@@ -61,11 +58,11 @@ class MtcnnDetector:
     """MTCNN, on one thread of a CPU or on a GPU.
 
     Args:
-        min_face: Side of the smallest face that is looked for, in pixels.
+        min_face: Side of the smallest face to look for, in pixels.
         device: "cpu" or "cuda".
 
     Raises:
-        FacelitError: A package is absent, or onnxruntime knows no GPU.
+        FacelitError: A package is missing, or onnxruntime knows no GPU.
     """
 
     def __init__(self, min_face: int = MIN_FACE, device: Device = "cpu") -> None:
@@ -74,11 +71,11 @@ class MtcnnDetector:
         self._networks: dict[str, Any] = sessions
 
     def detect(self, image: Photo) -> Faces:
-        """Finds the faces of a picture, uint8 RGB, shape (height, width, 3)."""
+        """Finds the faces in a picture, uint8 RGB, shape (height, width, 3)."""
         return self.detect_many([image])[0]
 
     def detect_many(self, images: list[Photo]) -> list[Faces]:
-        """The faces of each picture. R-Net and O-Net take the windows of all of them at once; P-Net's model takes one picture."""
+        """The faces in each picture. R-Net and O-Net take the windows of all at once; P-Net's model takes one picture at a time."""
         found = _joined([self._propose(number, image) for number, image in enumerate(images)])
         found = self._judge(images, found)
         return self._locate(images, found)
@@ -99,12 +96,12 @@ class MtcnnDetector:
             corner = np.stack([column, row], axis=1) * float(_STRIDE)
             zoom = np.tile(np.array([width, height]) / size, 2)
             boxes, score = np.hstack([corner, corner + _WINDOW]) * zoom, scores[0, 1][row, column]
-            kept = _suppress(boxes, score, _SAME_LEVEL)
+            kept = suppress(boxes, score, _SAME_LEVEL)
             boxes, score, shift = boxes[kept], score[kept], offsets[0][:, row, column].T[kept]
             levels.append(_Found(np.full(len(kept), number), np.hstack([boxes, shift]), score))
             scale *= _FACTOR
         found = _joined(levels, columns=8)
-        found = found.of(_suppress(found.boxes[:, :4], found.scores, _SAME_FACE))
+        found = found.of(suppress(found.boxes[:, :4], found.scores, _SAME_FACE))
         return found._replace(boxes=_whole(_square(_shifted(found.boxes[:, :4], found.boxes[:, 4:]))))
 
     def _judge(self, images: list[Photo], found: _Found) -> _Found:
@@ -152,27 +149,12 @@ class MtcnnDetector:
 
 def _load(device: Device) -> tuple[Any, dict[str, Any]]:
     """OpenCV, and a session for each network."""
-    try:
-        found = importlib.util.find_spec("mtcnnruntime")
-        onnxruntime, cv2 = import_module("onnxruntime"), import_module("cv2")
-    except ImportError as error:
-        raise FacelitError(f"the face detector cannot be loaded ({error}): {INSTALL}") from None
+    cv2 = load_package("cv2")
+    found = importlib.util.find_spec("mtcnnruntime")
     if found is None or not found.submodule_search_locations:
         raise FacelitError(f"finding faces needs a detector that is not installed: {INSTALL}")
     folder = Path(next(iter(found.submodule_search_locations)), "weights")
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise FacelitError(
-            "option device: this onnxruntime has no CUDA. Install onnxruntime-gpu in its place, or leave the option out."
-        )
-    options = onnxruntime.SessionOptions()
-    # Several threads wait for each other longer than they compute: processes share the cores better.
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    names = ("pnet", "rnet", "onet")
-    paths = [str(folder / f"{name}.onnx") for name in names]
-    sessions = [onnxruntime.InferenceSession(path, options, providers=[provider]) for path in paths]
-    return cv2, dict(zip(names, sessions, strict=True))
+    return cv2, {name: open_session(folder / f"{name}.onnx", device) for name in ("pnet", "rnet", "onet")}
 
 
 def _faces(found: _Found, landmarks: Floats) -> Faces:
@@ -181,10 +163,10 @@ def _faces(found: _Found, landmarks: Floats) -> Faces:
     A face's landmarks are the mean of those of all its boxes, weighted by score: each box alone is off by about a pixel, in
     a direction of its own.
     """
-    kept = _suppress(found.boxes, found.scores, _INSIDE, of_smaller=True)
+    kept = suppress(found.boxes, found.scores, _INSIDE, of_smaller=True)
     means = [
         np.average(landmarks[same], axis=0, weights=found.scores[same])
-        for same in (np.flatnonzero(_overlaps(found.boxes[row], found.boxes) >= _AVERAGED) for row in kept)
+        for same in (np.flatnonzero(overlaps(found.boxes[row], found.boxes) >= _AVERAGED) for row in kept)
     ]
     return Faces(
         found.boxes[kept].astype(np.float32),
@@ -212,29 +194,8 @@ def _rows_by_photo(found: _Found, num_photos: int) -> list[npt.NDArray[np.int64]
 
 def _for_each_photo(found: _Found, num_photos: int, most: float) -> npt.NDArray[np.int64]:
     """Rows that stay when doubles are suppressed within each photo."""
-    rows = [rows[_suppress(found.boxes[rows], found.scores[rows], most)] for rows in _rows_by_photo(found, num_photos)]
+    rows = [rows[suppress(found.boxes[rows], found.scores[rows], most)] for rows in _rows_by_photo(found, num_photos)]
     return np.concatenate([np.empty(0, np.int64), *rows])
-
-
-def _suppress(boxes: Floats, scores: Floats, most: float, of_smaller: bool = False) -> npt.NDArray[np.int64]:
-    """Non-maximum suppression: rows of the boxes that overlap no better one by more than `most`, the best one first."""
-    order = np.argsort(-scores, kind="stable")
-    kept = []
-    while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        order = rest[_overlaps(boxes[best], boxes[rest], of_smaller) <= most]
-    return np.array(kept, np.int64)
-
-
-def _overlaps(box: Floats, others: Floats, of_smaller: bool = False) -> Floats:
-    """Intersection over union (or over the smaller area) of one box, (4,), with others, (n, 4): shape (n,)."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    shared = np.maximum(sides, 0).prod(axis=1)
-    area, areas = (box[2:] - box[:2]).prod(), (others[:, 2:] - others[:, :2]).prod(axis=1)
-    whole = np.minimum(area, areas) if of_smaller else area + areas - shared
-    overlaps: Floats = shared / np.maximum(whole, 1e-9)
-    return overlaps
 
 
 def _shifted(boxes: Floats, offsets: Floats) -> Floats:

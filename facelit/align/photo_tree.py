@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, NoReturn
 
 from facelit.errors import FacelitError
-from facelit.storage.images import is_image
+from facelit.storage.photo_files import is_photo, why_unreadable
 
 
 class PhotoTree(NamedTuple):
@@ -20,16 +20,18 @@ class PhotoTree(NamedTuple):
         root: The folder.
         stems: For each photo, by its path relative to `root`, in sorted order: the path of its crop relative to the folder of
             crops, without a suffix.
+        unreadable: Photos of kinds that cannot be read here, and why.
     """
 
     root: Path
     stems: dict[str, str]
+    unreadable: dict[str, str]
 
 
 def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
-    """Lists the photos below a folder; hidden files and folders are none.
+    """Lists the photos below a folder, hidden files and folders left out.
 
-    A crop keeps its photo's name. Where two photos of a folder differ in their suffix only, theirs stay part of the names:
+    A crop keeps its photo's name. Where two photos in a folder differ only in their suffix, the suffix stays part of the name:
     a.jpg and a.png give a.jpg.jpg and a.png.jpg.
 
     Args:
@@ -37,18 +39,24 @@ def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
         several_crops: Whether a photo may have crops called `..._face2` and so on.
 
     Raises:
-        FacelitError: The folder, or one below it, cannot be read; it has no photos; or two crops would have the same name.
+        FacelitError: The folder, or one below it, cannot be read; it has no photos that can be read; or two crops would have the
+            same name.
     """
-    photos = list(_photos(root))
+    reasons = {photo: why_unreadable(photo) for photo in _photos(root)}
+    unreadable = {photo: reason for photo, reason in reasons.items() if reason}
+    photos = [photo for photo, reason in reasons.items() if not reason]
+    if not photos and unreadable:
+        photo, reason = next(iter(unreadable.items()))
+        raise FacelitError(f"{root}: no photos here that can be read, for example {photo}: {reason}.")
     if not photos:
-        raise FacelitError(f"{root}: no photos here. Photos end in .jpg, .jpeg, .png or .webp.")
+        raise FacelitError(f"{root}: no photos here. Photos end in .jpg, .png, .webp, .heic and the like.")
     count = Counter(os.path.splitext(photo)[0] for photo in photos)
     stems = {}
     for photo in photos:
         stem = os.path.splitext(photo)[0]
         stems[photo] = photo if count[stem] > 1 else stem
     _check_unique(root, stems, several_crops)
-    return PhotoTree(root, stems)
+    return PhotoTree(root, stems, unreadable)
 
 
 def _photos(root: Path) -> Iterator[str]:
@@ -62,7 +70,7 @@ def _photos(root: Path) -> Iterator[str]:
             continue
         seen.add((status.st_dev, status.st_ino))
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file in sorted(filter(is_image, files)):
+        for file in sorted(filter(is_photo, files)):
             yield PurePosixPath(Path(folder, file).relative_to(root)).as_posix()
 
 

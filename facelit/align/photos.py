@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +11,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, UnidentifiedImageError
 
 from facelit.storage.images import BadImageError, read_file
+from facelit.storage.photo_files import readable_formats, why_unidentified, why_unreadable
 
 Photo = npt.NDArray[np.uint8]
 """A photo: uint8, RGB, shape (height, width, 3)."""
 
-_FORMATS = tuple(
-    plugin.format
-    for plugin in (JpegImagePlugin.JpegImageFile, PngImagePlugin.PngImageFile, WebPImagePlugin.WebPImageFile)
-)
-"""What suffixes promise; other formats are not even tried on a stranger's file. (Naming the plugins loads them.)"""
 _ORIENTATION = 0x0112
 """The EXIF tag."""
 _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
@@ -37,10 +34,10 @@ _TURNED: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
 
 
 def read_photo(path: Path | str) -> Photo:
-    """Reads a photo: a JPEG, PNG or WebP file of any size, by its content.
+    """Reads a photo of any size, of the kinds that `facelit.storage.photo_files` names, by its content.
 
-    EXIF rotation is applied. Grey, palette and CMYK pictures become RGB; of 16 bits the upper 8 are kept; what is transparent is laid
-    on white.
+    EXIF rotation is applied. Grey, palette and CMYK pictures become RGB; of 16 bits the upper 8 are kept; transparent pixels are
+    laid on white; of several pictures in a file the first is taken.
 
     Args:
         path: The file.
@@ -49,18 +46,21 @@ def read_photo(path: Path | str) -> Photo:
         uint8 RGB, shape (height, width, 3).
 
     Raises:
-        BadImageError: The file is absent, empty, truncated, no image, or has more than 89 million pixels (PIL's
-            `MAX_IMAGE_PIXELS`): such a picture may be a decompression bomb.
+        BadImageError: The file is absent, empty, truncated, not an image, of a kind that cannot be read here, or has more than 89
+            million pixels (PIL's `MAX_IMAGE_PIXELS`), which may be a decompression bomb.
     """
+    if reason := why_unreadable(os.fspath(path)):
+        raise BadImageError(str(path), reason)
     data = read_file(path)
     if not data:
         raise BadImageError(str(path), "the file is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                orientation = int(image.getexif().get(_ORIENTATION, 1))
+            with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
                 pixels = _decode(data, image)
+                # Afterwards: TIFF's decoder turns the picture itself, and then forgets the tag.
+                orientation = int(image.getexif().get(_ORIENTATION, 1))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         raise BadImageError(
@@ -69,8 +69,8 @@ def read_photo(path: Path | str) -> Photo:
             "Shrink or remove it.",
         ) from None
     except UnidentifiedImageError:
-        raise BadImageError(str(path), "not a JPEG, PNG or WebP image") from None
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError) as error:
+        raise BadImageError(str(path), why_unidentified(data)) from None
+    except Exception as error:  # decoders, and plugins, raise all kinds on damaged files
         raise BadImageError(str(path), f"cannot read this image ({error})") from None
     turn = _TURNED.get(orientation)
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
@@ -89,7 +89,7 @@ def shrink(photo: Photo, max_side: int) -> Photo:
 def _decode(data: bytes, image: Image.Image) -> Photo:
     """The pixels as they are stored, in RGB; `image` was opened from `data`."""
     if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-        try:  # twice as fast, the same pixels
+        try:  # the same pixels, in half the time
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB"))
         except ValueError:
             pass  # PIL judges

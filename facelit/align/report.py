@@ -1,4 +1,4 @@
-"""What an alignment found: a table, lists of photos, and a picture of examples."""
+"""What an alignment found: a table, lists of photos, landmarks, and a picture of examples."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from facelit.align.journal import FOLDER, Outcome, replace_bytes
+from facelit.align.landmark_file import HEADER
 from facelit.align.photos import read_photo, shrink
 from facelit.errors import FacelitError
 from facelit.pictures.findings import Finding, Item, Picture
@@ -23,7 +24,14 @@ from facelit.storage.images import read_file
 SHEET = "align-contact-sheet.png"
 """The picture's name, in the hidden folder of the crops."""
 
+LANDMARKS = "align-landmarks.tsv"
+"""All faces that were found, in the form that `--landmarks` reads; in the hidden folder of the crops."""
+
 _THUMBNAIL = 224
+_WORTH_A_WARNING = 0.1
+"""Share of all crops' pixels that lies beyond the photos, from which the table says so."""
+_MUCH = 0.25
+"""Share of a photo's crops that lies beyond its edge, from which the photo is listed."""
 _EXAMPLES = 3
 _KINDS: tuple[tuple[str, str, str, Callable[[Outcome], bool]], ...] = (
     ("aligned", "Aligned", "The photo, and its crop.", lambda o: bool(o.crops)),
@@ -34,18 +42,24 @@ _KINDS: tuple[tuple[str, str, str, Callable[[Outcome], bool]], ...] = (
         lambda o: o.faces > 1,
     ),
     (
+        "beyond-the-edge",
+        "Beyond the edge",
+        "A quarter of the crop or more lies beyond the photo's edge. See option border.",
+        lambda o: o.beyond >= _MUCH,
+    ),
+    (
         "no-face",
         "No face",
         "No crop. See options min_face and max_side, or give landmarks.",
         lambda o: not o.crops and not o.reason,
     ),
-    ("unreadable", "Unreadable", "Broken, no image, or absurdly large.", lambda o: bool(o.reason)),
+    ("unreadable", "Unreadable", "Broken, not an image, or absurdly large.", lambda o: bool(o.reason)),
 )
-"""Name of the list, title, what it means, and which photos it has. Photos with several faces are aligned, too."""
+"""Name of the list, title, what it means, and which photos are in it. Those of the second and third list are in the first, too."""
 
 
 def sort_outcomes(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """The photos of each list, by its name: aligned, several-faces, no-face, unreadable."""
+    """The photos of each list, by its name: aligned, several-faces, beyond-the-edge, no-face, unreadable."""
     return {name: [outcome for outcome in outcomes if holds(outcome)] for name, _, _, holds in _KINDS}
 
 
@@ -64,10 +78,38 @@ def print_table(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(table)
 
 
+def border_warning(outcomes: Sequence[Outcome]) -> str:
+    """A line about crops that are black to a good part; empty if they are not. Made for `border black`."""
+    crops = sum(len(outcome.crops) for outcome in outcomes)
+    beyond = sum(outcome.beyond * len(outcome.crops) for outcome in outcomes) / max(1, crops)
+    if beyond < _WORTH_A_WARNING:
+        return ""
+    return (
+        f"{100 * beyond:.0f} % of all pixels of the crops lie beyond their photos and are black. `--border replicate --recrop`"
+        " repeats the photos' edges there instead, without looking for faces again."
+    )
+
+
+def write_landmarks(target: Path, outcomes: Sequence[Outcome]) -> int:
+    """Writes `align-landmarks.tsv`: a face a line, those without a crop too.
+
+    Returns:
+        How many photos it leaves out because their names have a tab or a line break in them.
+
+    Raises:
+        FacelitError: It cannot be written.
+    """
+    written = [outcome for outcome in outcomes if not set("\t\n\r").intersection(outcome.photo)]
+    lines = [HEADER, *(f"{outcome.photo}\t{face}" for outcome in written for face in outcome.found), ""]
+    _replace(target, LANDMARKS, "\n".join(lines).encode("utf-8", "surrogateescape"))
+    return len(outcomes) - len(written)
+
+
 def write_lists(target: Path, outcomes: Sequence[Outcome]) -> None:
     """Writes `align-<list>.txt` for each list: a photo a line.
 
-    Its path relative to SRC is followed by a tab and its crops, the number of its faces, or why it cannot be read.
+    Its path relative to SRC is followed by a tab and its crops, the number of its faces, the share of its crops that lies beyond
+    the photo, or why it cannot be read.
 
     Raises:
         FacelitError: A file cannot be written.
@@ -78,7 +120,7 @@ def write_lists(target: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: str) -> None:
-    """Writes a picture with up to eight images of each list: photos, and beside each its crop.
+    """Writes a picture with up to eight photos of each list, and beside each its crop.
 
     Raises:
         FacelitError: It cannot be written.
@@ -137,6 +179,7 @@ def _line(name: str, outcome: Outcome) -> str:
     detail = {
         "aligned": " ".join(outcome.crops),
         "several-faces": f"{outcome.faces} faces",
+        "beyond-the-edge": f"{100 * outcome.beyond:.0f} %",
         "no-face": "",
         "unreadable": outcome.reason,
     }

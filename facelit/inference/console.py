@@ -15,12 +15,29 @@ if TYPE_CHECKING:  # torch: not for --help
 _SHOWN = 10
 
 
-def open_model(checkpoint: str | None, device: str | None) -> FaceModel:
+def open_model(
+    checkpoint: str | None, device: str | None, detector: str = "mtcnn", detector_model: str | None = None
+) -> FaceModel:
     """The checkpoint that is named, or the best one of the newest run below `runs/`, which is then said.
 
+    Args:
+        checkpoint: Its path.
+        device: Where the network runs.
+        detector: What will find faces in photos; see `facelit.align.open_detector`.
+        detector_model: Its model file.
+
     Raises:
-        FacelitError: There is none, or it cannot be used.
+        FacelitError: There is no checkpoint, it cannot be used, or the detector and its file do not go together.
     """
+    from facelit.inference.photos import FaceFinder
+
+    finder = FaceFinder(name=detector, model=detector_model)  # before torch and the checkpoint are loaded
+    model = _load(checkpoint, device)
+    model.finder = finder
+    return model
+
+
+def _load(checkpoint: str | None, device: str | None) -> FaceModel:
     from facelit.checkpoints import newest_checkpoint
     from facelit.inference import load
 

@@ -11,7 +11,8 @@ import numpy as np
 from facelit.errors import FacelitError
 from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
 from facelit.inference.photos import Crops, Photo
-from facelit.storage.images import BadImageError, Crop, list_images
+from facelit.storage.images import BadImageError, Crop
+from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
 
 People = Mapping[str, Sequence[Photo]]
@@ -24,21 +25,19 @@ _BATCH, _SHOWN, _WORTH_A_BAR = 64, 3, 100
 def list_people(root: Path) -> dict[str, list[Path]]:
     """The photos of each person in a folder, people and photos sorted by name.
 
-    A person is a folder below the root, with all images in it however deep; or an image right below the root.
+    A person is a folder below the root, with all photos in it however deep; or a photo right below the root.
 
     Raises:
-        FacelitError: The folder is absent, or holds no image.
+        FacelitError: The folder is absent, or holds no photo.
     """
     if not root.is_dir():
         raise FacelitError(f"gallery not found: {root}. It is a folder root/<person>/<photo>, or a saved one (.npz).")
     people: dict[str, list[Path]] = {}
-    for path in list_images(root):
+    for path in photo_files(root):
         inside = path.relative_to(root)
         people.setdefault(inside.parts[0] if len(inside.parts) > 1 else inside.stem, []).append(path)
     if not people:
-        raise FacelitError(
-            f"{root}: no photos here. The layout is root/<person>/<photo> with .jpg, .png or .webp photos."
-        )
+        raise FacelitError(f"{root}: no photos here. The layout is root/<person>/<photo>.")
     return dict(sorted(people.items()))
 
 

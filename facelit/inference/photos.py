@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from facelit.align.detectors import check_detector
 from facelit.errors import FacelitError
 from facelit.storage.images import CROP_SIZE, BadImageError, Crop, read_crop
 
@@ -39,11 +40,18 @@ class FaceFinder:
     """Photos to crops. The detector is opened when the first photo needs it: aligned crops do without.
 
     Args:
-        detector: Finds the faces; `facelit.align.open_detector()` where not given.
+        detector: Finds the faces; by default `facelit.align.open_detector(name, model=model)`.
+        name: See `open_detector`.
+        model: See `open_detector`.
+
+    Raises:
+        FacelitError: The name and the model do not go together.
     """
 
-    def __init__(self, detector: Detector | None = None) -> None:
+    def __init__(self, detector: Detector | None = None, name: str = "mtcnn", model: str | None = None) -> None:
+        check_detector(name, model)
         self.detector = detector
+        self._name, self._model = name, model
 
     def find(self, photo: Photo, aligned: bool, which: Which = "largest") -> FoundFaces:
         """The faces of a photo.
@@ -63,7 +71,7 @@ class FaceFinder:
         from facelit.align import align_photo, open_detector
 
         if self.detector is None:
-            self.detector = open_detector()
+            self.detector = open_detector(self._name, model=self._model)
         counting = _Counting(self.detector)
         faces = align_photo(photo, counting, which)
         if not faces:

@@ -1,17 +1,24 @@
-"""A progress bar for long work: on a terminal, and only where there is much to do."""
+"""How far long work is: a bar on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SECONDS_BETWEEN_LINES = 30.0
+
 
 @contextmanager
 def progress_bar(description: str, total: int, quiet_below: int = 0) -> Iterator[Callable[[int], None]]:
-    """Shows how far a piece of work is, on standard error; the bar goes away at the end.
+    """Shows how far a piece of work is, on standard error.
+
+    On a terminal that is a bar, which goes away at the end. Elsewhere it is a line every half minute with the count, the rate and
+    the time left; work that takes less prints nothing.
 
     Args:
         description: What is being done.
@@ -22,8 +29,44 @@ def progress_bar(description: str, total: int, quiet_below: int = 0) -> Iterator
         A function that is told how much is done so far.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(description, total).show
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = total < quiet_below or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+    with Progress(*columns, console=console, transient=True, disable=total < quiet_below) as progress:
         bar = progress.add_task(description, total=total)
         yield lambda done: progress.update(bar, completed=done)
+
+
+class _Lines:
+    """Prints a line when the last one is old enough."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self._description = description
+        self._total = total
+        self._start = self._last = monotonic()
+
+    def show(self, done: int) -> None:
+        """Called as often as one likes."""
+        now = monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        line = f"{self._description}: {done:,} of {self._total:,}"
+        if 0 < done <= self._total:
+            rate = done / (now - self._start)
+            line += f" ({100 * done / self._total:.0f} %), {_rate(rate)}, about {_duration((self._total - done) / rate)} left"
+        print(line, file=sys.stderr, flush=True)
+
+
+def _rate(per_second: float) -> str:
+    if per_second >= 10:
+        return f"{per_second:,.0f} per second"
+    return f"{per_second:.1f} per second" if per_second >= 1 else f"{60 * per_second:.1f} per minute"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
 from facelit.inference.console import check_output, open_model, remark, remark_several_faces
-from facelit.storage.images import BadImageError, Crop, list_images
+from facelit.storage.images import BadImageError, Crop
+from facelit.storage.photo_files import photo_files
 from facelit.storage.processes import default_jobs
 from facelit.storage.progress import progress_bar
 
@@ -32,6 +34,8 @@ def embed(
     which: Literal["largest", "central"] | None = None,
     flip_average: bool = False,
     batch_size: int = 64,
+    detector: DetectorName = "mtcnn",
+    detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
     """Writes the embeddings of all photos in a folder to a file.
@@ -48,6 +52,8 @@ def embed(
         which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
         flip_average: Average each embedding with the mirror image's.
         batch_size: Crops that go through the network at once.
+        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
         device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
 
     Returns:
@@ -60,11 +66,11 @@ def embed(
     if batch_size < 1:
         raise FacelitError(f"--batch_size must be at least 1, not {batch_size}.")
     root = Path(folder)
-    paths = list(list_images(root))
+    paths = list(photo_files(root))
     if not paths:
-        state = "holds no .jpg, .png or .webp image" if root.is_dir() else "does not exist"
+        state = "holds no photo" if root.is_dir() else "does not exist"
         raise FacelitError(f"{root} {state}.")
-    model = open_model(checkpoint, device)
+    model = open_model(checkpoint, device, detector, detector_model)
     names, rows, skipped = _embed_all(model, root, paths, aligned, which, flip_average, batch_size)
     if not names:
         raise FacelitError(f"none of {len(paths):,} photos can be used, for example {skipped[0]}")

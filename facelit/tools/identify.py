@@ -6,6 +6,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
 from facelit.inference.console import (
     check_output,
@@ -36,6 +37,8 @@ def identify(
     faiss: bool = False,
     show: str | None = None,
     json: bool = False,
+    detector: DetectorName = "mtcnn",
+    detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
     """Says who is on a photo, out of a gallery of people.
@@ -62,6 +65,8 @@ def identify(
         faiss: Search through FAISS: for hundreds of thousands of people, see docs/recognition.md.
         show: A picture (.png) of the faces and their matches.
         json: Print the answers as JSON.
+        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
         device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
 
     Returns:
@@ -76,7 +81,7 @@ def identify(
         raise FacelitError("who is looked for is missing: --gallery FOLDER (root/<person>/<photo>).")
     if k < 1:
         raise FacelitError(f"--k must be at least 1, not {k}.")
-    model = open_model(checkpoint, device)
+    model = open_model(checkpoint, device, detector, detector_model)
     limit = model.choose_threshold(threshold, at, on)
     remark_other_weights(model, limit)
     people = _open_gallery(model, gallery, aligned, which, template, on_bad_photo, show is not None)

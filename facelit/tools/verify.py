@@ -6,6 +6,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from facelit.align.detectors import DetectorName
 from facelit.inference.console import (
     check_output,
     open_model,
@@ -29,6 +30,8 @@ def verify(
     on: str | None = None,
     show: str | None = None,
     json: bool = False,
+    detector: DetectorName = "mtcnn",
+    detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
     """Says whether two photos show the same person.
@@ -47,6 +50,8 @@ def verify(
         on: The verification set that it was measured on; the first one of the checkpoint's where not given.
         show: A picture (.png) of the two crops and the verdict.
         json: Print the answer as JSON.
+        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
         device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
 
     Returns:
@@ -56,7 +61,7 @@ def verify(
         FacelitError: A photo cannot be used, or there is no threshold.
     """
     check_output(show, "show", (".png",))
-    model = open_model(checkpoint, device)
+    model = open_model(checkpoint, device, detector, detector_model)
     model.choose_threshold(threshold, at, on)  # before the detector is opened
     crops = []
     for photo in (first, second):

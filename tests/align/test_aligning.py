@@ -82,12 +82,58 @@ def test_a_shrunk_photo_is_searched_and_the_original_is_cropped(max_side: int) -
 
 class BatchDetector(FakeDetector):
     def detect_many(self, images: list[Photo]) -> list[Faces]:
-        self.batch = len(images)
+        self.batches = [*getattr(self, "batches", []), len(images)]
         return [super(BatchDetector, self).detect(image) for image in images]
 
 
 def test_a_detector_of_batches_gets_all_photos_at_once() -> None:
     photos = [draw(number, number) for number in (2, 0, 1)]
-    batches = BatchDetector()
-    assert [len(faces.scores) for faces in find_faces(photos, batches)] == [2, 0, 1]
-    assert batches.batch == 3
+    detector = BatchDetector()
+    assert [len(faces.scores) for faces in find_faces(photos, detector)] == [2, 0, 1]
+    assert detector.batches == [3, 1]
+
+
+class ShyDetector:
+    """Finds the brightest spot, unless it is within 30 pixels of the picture's edge; and a ghost in the upper left corner of padded ones."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, int]] = []
+
+    def detect(self, image: Photo) -> Faces:
+        height, width = image.shape[:2]
+        self.sizes.append((width, height))
+        y, x = np.unravel_index(int(image[..., 0].argmax()), (height, width))
+        spots = [(x, y)] if min(x, y, width - 1 - x, height - 1 - y) >= 30 else []
+        spots += [(8, 8)] if len(self.sizes) > 1 else []
+        if not spots:
+            return Faces.none()
+        points = np.array([np.array([[-5, -5], [5, -5], [0, 0], [-4, 5], [4, 5]]) + spot for spot in spots], np.float32)
+        boxes = np.concatenate([points.min(1) - 1, points.max(1) + 1], axis=1)
+        return Faces(boxes, np.full(len(spots), 0.8, np.float32), points)
+
+
+@pytest.mark.parametrize(("zoom", "max_side"), [(1, 0), (3, 120)])
+def test_a_face_at_the_edge_is_found_where_the_photo_is_searched_again(zoom: int, max_side: int) -> None:
+    photo = np.zeros((100, 120, 3), np.uint8)
+    photo[97, 60] = 255
+    detector = ShyDetector()
+    (faces,) = find_faces([photo.repeat(zoom, 0).repeat(zoom, 1)], detector, max_side)
+    assert detector.sizes == [(120, 100), (220, 200)]
+    assert len(faces.scores) == 1  # no ghost: its centre lies outside the photo
+    np.testing.assert_allclose((faces.landmarks[0, 2] + 0.5) / zoom, [60.5, 97.5], atol=0.01)
+    np.testing.assert_allclose(faces.boxes[0] / zoom, [54, 91, 66, 103], atol=0.01)
+
+
+def test_a_photo_with_a_face_is_searched_once() -> None:
+    photo = np.zeros((100, 120, 3), np.uint8)
+    photo[50, 60] = 255
+    detector = ShyDetector()
+    (faces,) = find_faces([photo], detector)
+    assert detector.sizes == [(120, 100)]
+    np.testing.assert_array_equal(faces.landmarks[0, 2], [60, 50])
+
+
+def test_of_several_photos_those_without_a_face_are_searched_again() -> None:
+    detector = BatchDetector()
+    assert [len(faces.scores) for faces in find_faces([draw(0), draw(1), draw(0)], detector)] == [0, 1, 0]
+    assert detector.batches == [3, 2]

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facelit.align.landmark_file import read_landmarks
+from facelit.align import Faces
+from facelit.align.landmark_file import HEADER as OWN_HEADER
+from facelit.align.landmark_file import face_lines, parse_lines, read_landmarks
 from facelit.errors import FacelitError
 
 NUMBERS = ["105.49", "115.57", "148.55", "114.41", "118.63", "137.30", "106.02", "160.15", "146.48", "160.52"]
@@ -29,7 +31,10 @@ def test_tsv_and_csv_with_and_without_a_header(
     lines = [*header, ["Ada/1.jpg", *NUMBERS], ["", *[]], ["Ada/2.jpg", *NUMBERS]]
     found = read_landmarks(write(tmp_path / "l", *lines, separator=separator, end=end))
     assert list(found) == ["Ada/1.jpg", "Ada/2.jpg"]
-    np.testing.assert_array_equal(found["Ada/2.jpg"], POINTS)
+    faces = parse_lines(found["Ada/2.jpg"])
+    np.testing.assert_array_equal(faces.landmarks, POINTS.astype(np.float32)[None])
+    np.testing.assert_array_equal(faces.boxes, np.array([[105.49, 114.41, 148.55, 160.52]], np.float32))
+    assert faces.scores.tolist() == [1]
 
 
 def test_odd_names(tmp_path: Path) -> None:
@@ -42,12 +47,12 @@ def test_odd_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([["a.jpg", *NUMBERS], ["b.jpg", *NUMBERS[:9]]], r"line 2: 10 fields instead of 11"),
+        ([["a.jpg", *NUMBERS], ["b.jpg", *NUMBERS[:9]]], r"line 2: 10 fields instead of 11 or 16"),
         ([["a.jpg", *NUMBERS], ["b.jpg", *NUMBERS[:9], "x"]], r"line 2: 'x' is not a number"),
         ([HEADER, ["b.jpg", *NUMBERS[:9], "nan"]], r"line 2: 'nan' is not a number"),
         ([["a.jpg", *NUMBERS[:9], "x"]], r"line 1: 'x' is not a number"),
         ([["a.jpg", *NUMBERS], HEADER], r"line 2: .* is not a number"),
-        ([["a.jpg", *NUMBERS], ["a.jpg", *NUMBERS]], r"line 2: a.jpg stands in an earlier line"),
+        ([["a.jpg", *NUMBERS], ["a.jpg", *NUMBERS]], r"line 2: a.jpg has an earlier line"),
         ([["a.jpg", *["5"] * 10]], r"line 1: these landmarks are no face"),
         ([HEADER], "no landmarks here"),
         ([], "no landmarks here"),
@@ -68,4 +73,23 @@ def test_an_absent_file(tmp_path: Path) -> None:
 def test_the_reference_of_lfw(lfw: Path) -> None:
     found = read_landmarks(lfw / "raw_250_landmarks.tsv")
     assert len(found) == 1000
-    np.testing.assert_array_equal(found["AJ_Cook/AJ_Cook_0001.jpg"], POINTS)
+    (landmarks,) = parse_lines(found["AJ_Cook/AJ_Cook_0001.jpg"]).landmarks
+    np.testing.assert_array_equal(landmarks, POINTS.astype(np.float32))
+
+
+def test_faces_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = face_lines(
+        Faces(
+            rng.normal(100, 80, (3, 4)).astype("f4"),
+            rng.random(3).astype("f4"),
+            rng.normal(100, 80, (3, 5, 2)).astype("f4"),
+        )
+    )
+    path = tmp_path / "l.tsv"
+    names = ["b/Zoë \u2028.jpg", "a/one, two.jpg"]
+    path.write_text("\n".join([OWN_HEADER, *(f"{names[0]}\t{line}" for line in lines), f"{names[1]}\t{lines[0]}", ""]))
+    found = read_landmarks(path)
+    assert found == {names[0]: lines, names[1]: lines[:1]}
+    assert face_lines(parse_lines(lines)) == lines  # so that crops made from the file are the same
+    assert face_lines(parse_lines(())) == ()

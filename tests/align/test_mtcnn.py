@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from facelit.align import Faces, align_photo, open_detector, read_photo
-from facelit.align.aligning import choose_faces
-from facelit.align.landmark_file import Landmarks, read_landmarks
-from facelit.align.mtcnn import MtcnnDetector, _overlaps, _suppress
+from facelit.align.aligning import choose_faces, find_faces
+from facelit.align.boxes import overlaps, suppress
+from facelit.align.landmark_file import parse_lines, read_landmarks
+from facelit.align.mtcnn import MtcnnDetector
 from facelit.errors import FacelitError
 from facelit.storage.images import read_crop
 
@@ -26,9 +27,9 @@ def detector() -> MtcnnDetector:
 
 
 @pytest.fixture(scope="module")
-def reference(lfw: Path) -> dict[Path, Landmarks]:
+def reference(lfw: Path) -> dict[Path, np.ndarray]:
     rows = read_landmarks(lfw / "raw_250_landmarks.tsv")
-    return {lfw / "raw_250" / name: rows[name] for name in list(rows)[::100]}
+    return {lfw / "raw_250" / name: parse_lines(rows[name]).landmarks[0] for name in list(rows)[::100]}
 
 
 def central(faces: Faces, size: tuple[int, int] = (250, 250)) -> np.ndarray:
@@ -36,7 +37,7 @@ def central(faces: Faces, size: tuple[int, int] = (250, 250)) -> np.ndarray:
 
 
 @pytest.mark.lfw
-def test_landmarks_are_where_another_mtcnn_saw_them(detector: MtcnnDetector, reference: dict[Path, Landmarks]) -> None:
+def test_landmarks_are_where_another_mtcnn_saw_them(detector: MtcnnDetector, reference: dict[Path, np.ndarray]) -> None:
     apart = [central(detector.detect(read_photo(path))) - landmarks for path, landmarks in reference.items()]
     errors = np.linalg.norm(apart, axis=2).mean(axis=1)
     assert np.median(errors) < 1.5
@@ -45,7 +46,7 @@ def test_landmarks_are_where_another_mtcnn_saw_them(detector: MtcnnDetector, ref
 
 
 @pytest.mark.lfw
-def test_crops_look_like_the_reference(detector: MtcnnDetector, reference: dict[Path, Landmarks], lfw: Path) -> None:
+def test_crops_look_like_the_reference(detector: MtcnnDetector, reference: dict[Path, np.ndarray], lfw: Path) -> None:
     path = next(iter(reference))
     (face,) = align_photo(path, detector)
     expected = read_crop(lfw / "aligned_112" / path.relative_to(lfw / "raw_250"))
@@ -54,7 +55,7 @@ def test_crops_look_like_the_reference(detector: MtcnnDetector, reference: dict[
 
 
 @pytest.mark.lfw
-def test_a_mirrored_photo_has_mirrored_landmarks(detector: MtcnnDetector, reference: dict[Path, Landmarks]) -> None:
+def test_a_mirrored_photo_has_mirrored_landmarks(detector: MtcnnDetector, reference: dict[Path, np.ndarray]) -> None:
     sums = []
     for path in reference:
         photo = read_photo(path)
@@ -65,7 +66,7 @@ def test_a_mirrored_photo_has_mirrored_landmarks(detector: MtcnnDetector, refere
 
 
 @pytest.mark.lfw
-def test_a_face_at_the_photos_edge(detector: MtcnnDetector, reference: dict[Path, Landmarks]) -> None:
+def test_a_face_at_the_photos_edge(detector: MtcnnDetector, reference: dict[Path, np.ndarray]) -> None:
     errors = []
     for path, landmarks in reference.items():
         left = int(landmarks[:, 0].min()) - 12  # half of the cheek is gone
@@ -77,7 +78,22 @@ def test_a_face_at_the_photos_edge(detector: MtcnnDetector, reference: dict[Path
 
 
 @pytest.mark.lfw
-def test_many_at_once_are_the_same(detector: MtcnnDetector, reference: dict[Path, Landmarks]) -> None:
+def test_faces_that_fill_the_photo(detector: MtcnnDetector, reference: dict[Path, np.ndarray]) -> None:
+    at_once, errors = 0, []
+    for path, landmarks in reference.items():
+        (left, top), (right, bottom) = (landmarks.min(0) - 15).astype(int), (landmarks.max(0) + 15).astype(int)
+        photo = np.ascontiguousarray(read_photo(path)[top:bottom, left:right])
+        at_once += len(detector.detect(photo).scores) > 0
+        (faces,) = find_faces([photo], detector)
+        if len(faces.scores):
+            errors.append(np.linalg.norm(faces.landmarks[0] + [left, top] - landmarks, axis=1).mean())
+    assert at_once < 5  # without padding
+    assert len(errors) >= 9
+    assert np.median(errors) < 3
+
+
+@pytest.mark.lfw
+def test_many_at_once_are_the_same(detector: MtcnnDetector, reference: dict[Path, np.ndarray]) -> None:
     photos = [read_photo(path) for path in list(reference)[:4]]
     photos[2:2] = [np.zeros((90, 70, 3), np.uint8), photos[0][40:220, 30:].copy()]
     many = detector.detect_many(photos)
@@ -89,7 +105,7 @@ def test_many_at_once_are_the_same(detector: MtcnnDetector, reference: dict[Path
 
 
 @pytest.mark.lfw
-def test_types(detector: MtcnnDetector, reference: dict[Path, Landmarks]) -> None:
+def test_types(detector: MtcnnDetector, reference: dict[Path, np.ndarray]) -> None:
     faces = detector.detect(read_photo(next(iter(reference))))
     assert [(array.dtype, array.shape[1:]) for array in faces] == [("f4", (4,)), ("f4", ()), ("f4", (5, 2))]
     assert (faces.landmarks % 1 != 0).any()  # not rounded to whole pixels
@@ -108,12 +124,12 @@ def test_no_photos(detector: MtcnnDetector) -> None:
 def test_suppression_by_hand() -> None:
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [2, 2, 4, 4]], float)
     scores = np.array([0.8, 0.9, 0.5, 0.7])
-    np.testing.assert_allclose(_overlaps(boxes[0], boxes), [1, 0.9, 0, 0.04])
-    np.testing.assert_allclose(_overlaps(boxes[0], boxes, of_smaller=True), [1, 1, 0, 1])
-    assert _suppress(boxes, scores, 0.7).tolist() == [1, 3, 2]
-    assert _suppress(boxes, scores, 0.7, of_smaller=True).tolist() == [1, 2]
-    assert _suppress(boxes, scores, 0.95).tolist() == [1, 0, 3, 2]
-    assert _suppress(boxes[:0], scores[:0], 0.5).tolist() == []
+    np.testing.assert_allclose(overlaps(boxes[0], boxes), [1, 0.9, 0, 0.04])
+    np.testing.assert_allclose(overlaps(boxes[0], boxes, of_smaller=True), [1, 1, 0, 1])
+    assert suppress(boxes, scores, 0.7).tolist() == [1, 3, 2]
+    assert suppress(boxes, scores, 0.7, of_smaller=True).tolist() == [1, 2]
+    assert suppress(boxes, scores, 0.95).tolist() == [1, 0, 3, 2]
+    assert suppress(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
 @pytest.mark.parametrize("absent", ["mtcnnruntime", "onnxruntime", "cv2"])
@@ -128,8 +144,8 @@ def test_an_absent_package_names_the_extra(monkeypatch: pytest.MonkeyPatch, abse
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(FacelitError, match=r"there is no detector yunet\. There are: mtcnn"):
-        open_detector("yunet")
+    with pytest.raises(FacelitError, match=r"there is no detector dlib\. There are: mtcnn, yunet, scrfd"):
+        open_detector("dlib")
     with pytest.raises(FacelitError, match="at least 12 pixels, not 11"):
         open_detector(min_face=11)
 

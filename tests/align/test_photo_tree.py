@@ -76,3 +76,14 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (tmp_path / "photos" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos" / "a" / "round").symlink_to(tmp_path / "photos")
     assert set(list_photos(tmp_path / "photos").stems) == {"a/1.jpg", "b/2.jpg"}
+
+
+def test_photos_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg", "a/1.CR2", "b/2.jfif", "c/3.nef")
+    tree = list_photos(tmp_path)
+    assert tree.stems == {"a/1.jpg": "a/1", "b/2.jfif": "b/2"}
+    assert list(tree.unreadable) == ["a/1.CR2", "c/3.nef"]
+    assert "raw file" in tree.unreadable["c/3.nef"]
+    make(tmp_path / "raw", "3.nef")
+    with pytest.raises(FacelitError, match=r"no photos here that can be read, for example 3\.nef: a camera's raw file"):
+        list_photos(tmp_path / "raw")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelit.align import TEMPLATE, estimate_similarity, warp
+from facelit.align.template import Border, share_beyond
 from facelit.data.face_drawing import draw_identity, draw_shot, render
 from facelit.errors import FacelitError
 
@@ -106,6 +108,43 @@ def test_the_warp_is_bilinear_and_black_outside(crop_to_photo: Matrix) -> None:
     assert apart.mean() < 0.01  # float32 may round the other way where a value lies between two
 
 
+@pytest.mark.parametrize(("border", "mode"), [("replicate", "edge"), ("reflect", "reflect")])
+@pytest.mark.parametrize(
+    "crop_to_photo", [similarity(0.3, 1.3, 10, -20), similarity(-2.0, 0.6, 60, 80), similarity(0.1, 1.9, 130, 150)]
+)
+def test_the_border_is_that_of_a_padded_photo(
+    border: Border, mode: Literal["edge", "reflect"], crop_to_photo: Matrix
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (150, 130, 3), dtype=np.uint8)
+    padded = np.pad(image, ((400, 400), (400, 400), (0, 0)), mode)
+    matrix = estimate_similarity(apply(crop_to_photo, TEMPLATE))
+    moved = estimate_similarity(apply(crop_to_photo, TEMPLATE) + 400)
+    apart = np.abs(warp(image, matrix, border).astype(int) - bilinear(padded, moved))
+    assert apart.max() <= 1
+    assert apart.mean() < 0.01
+
+
+@pytest.mark.parametrize("zoom", [2.5, 5.3, 10.7])
+def test_no_black_from_beyond_the_block_that_is_averaged(zoom: float) -> None:
+    white = np.full((2000, 2000, 3), 255, np.uint8)
+    assert warp(white, estimate_similarity(TEMPLATE * zoom + 400.3)).min() == 255
+    for border in ("replicate", "reflect"):
+        assert warp(white[:700, :600], estimate_similarity(TEMPLATE * zoom - 100.3), border).min() == 255
+
+
+def test_the_share_beyond_the_photo_is_what_is_black() -> None:
+    white = np.full((150, 130, 3), 255, np.uint8)
+    for turn, share in (
+        (similarity(0.0, 1.0, 9, 9), 0.0),
+        (similarity(0.0, 1.0, -56, 9), 0.5),
+        (similarity(0.3, 1.3, 10, -20), None),
+        (similarity(0.1, 1.2, 500, 500), 1.0),
+    ):
+        matrix = estimate_similarity(apply(turn, TEMPLATE))
+        assert abs(share_beyond((130, 150), matrix) - (warp(white, matrix)[..., 0] < 128).mean()) < 0.001
+        assert share is None or abs(share_beyond((130, 150), matrix) - share) < 1e-9
+
+
 def test_the_warp_is_opencvs() -> None:
     cv2 = pytest.importorskip("cv2", reason="OpenCV comes with the extra facelit[align]")
     image = np.random.default_rng(1).integers(0, 256, (250, 250, 3), dtype=np.uint8)
@@ -117,7 +156,8 @@ def test_the_warp_is_opencvs() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (0, 0)])
 def test_tiny_photos_are_warped(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 200, np.uint8)
-    assert warp(image, similarity(0.0, 1.0, 0, 0)).shape == (112, 112, 3)
+    for border in ("black", "replicate", "reflect"):
+        assert warp(image, similarity(0.0, 1.0, 0, 0), border).shape == (112, 112, 3)
 
 
 def spots(centres: Matrix, size: int, width: float) -> npt.NDArray[np.uint8]:

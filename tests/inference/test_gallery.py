@@ -2,15 +2,17 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import facelit
+from facelit.align.photos import read_photo
 from facelit.errors import FacelitError
 from facelit.inference import FaceModel, Gallery
-from facelit.inference.enrolment import list_people
+from facelit.inference.enrolment import enrol, list_people
 from facelit.inference.gallery import Embeddings, mean_templates
 from trained_run import TrainedRun, read, unit
 
@@ -215,3 +217,34 @@ def test_nobody_to_enrol(trained: TrainedRun, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(FacelitError, match=r"none of 1 photos .*a\.png"):
         model.enrol(tmp_path, on_bad_photo="skip")
+
+
+def test_people_with_photos_of_other_kinds(tmp_path: Path) -> None:
+    """A photo is used whatever its suffix; one that cannot be read goes through on_bad_photo, and nobody vanishes unseen."""
+    for name in ("Ann/1.jpg", "Bo.JPE", "Cy/Cy.jfif", "Di/1.CR2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        if not name.endswith("CR2"):
+            Image.new("RGB", (112, 112)).save(tmp_path / name, "JPEG")
+    people = list_people(tmp_path)
+    assert list(people) == ["Ann", "Bo", "Cy", "Di"]
+
+    def enrolled(on_bad_photo: Literal["error", "skip"]) -> Gallery:
+        return enrol(
+            tmp_path,
+            find=lambda photo: read_photo(photo),
+            embed=lambda crops: rows(len(crops)),
+            template="mean",
+            on_bad_photo=on_bad_photo,
+            keep_examples=False,
+            fingerprint="print",
+            flip_average=False,
+        )
+
+    with pytest.raises(
+        FacelitError, match=r"1 of 4 photos of the gallery cannot be used \(.*1\.CR2: a camera's raw file"
+    ):
+        enrolled("error")
+    gallery = enrolled("skip")
+    assert list(gallery.names) == ["Ann", "Bo", "Cy"]
+    assert "1.CR2" in gallery.skipped[0]

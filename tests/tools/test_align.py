@@ -68,14 +68,36 @@ def test_a_run_and_its_report(
     printed = capsys.readouterr().out
     assert f"{photos}: 7 photos, 5 crops in {target}." in printed
     lines = {line.split("  ")[0]: line.split() for line in printed.splitlines()}
-    counts = [lines[title][len(title.split())] for title in ("Aligned", "Several faces", "No face", "Unreadable")]
-    assert counts == ["5", "0", "1", "1"]
+    counts = [
+        lines[title][len(title.split())]
+        for title in ("Aligned", "Several faces", "Beyond the edge", "No face", "Unreadable")
+    ]
+    assert counts == ["5", "0", "0", "1", "1"]
     folder = target / FOLDER
     assert (folder / "align-no-face.txt").read_text() == "person_1/5.jpg\n"
     assert (folder / "align-aligned.txt").read_text().splitlines()[0] == "person_0/0.jpg\tperson_0/0.jpg"
-    assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot a JPEG, PNG or WebP image\n"
+    assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot an image, or of an unknown format\n"
     with Image.open(folder / SHEET) as sheet:
         assert sheet.format == "PNG"
+
+
+def test_kinds_of_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What Pillow reads is read, whatever its suffix; what it does not is counted, listed and named."""
+    (photos / "person_0" / "0.jpg").rename(photos / "person_0" / "0.jfif")
+    Image.open(photos / "person_0" / "2.jpg").save(photos / "person_0" / "2.bmp")
+    (photos / "person_0" / "2.jpg").unlink()
+    (photos / "person_2").mkdir()
+    (photos / "person_2" / "9.NEF").write_bytes(b"MM")
+    names = ["person_0/0.jfif", "person_0/2.bmp", "person_0/4.jpg", *(f"person_1/{n}.jpg" for n in (1, 3, 5))]
+    landmarks = write_landmarks(tmp_path / "l.tsv", names)
+    assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 1
+    assert {path.name for path in (tmp_path / "crops" / "person_0").iterdir()} == {"0.jpg", "2.jpg", "4.jpg"}
+    printed = capsys.readouterr().out
+    assert "7 photos, 6 crops" in printed
+    listed = (tmp_path / "crops" / FOLDER / "align-unreadable.txt").read_text()
+    assert listed == "person_2/9.NEF\ta camera's raw file (.nef), which is not read: convert it to JPEG or PNG\n"
+    assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 1
+    assert "6 done in earlier runs" in capsys.readouterr().out
 
 
 def test_unreadable_photos_are_named(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +110,37 @@ def test_unreadable_photos_are_named(photos: Path, tmp_path: Path, capsys: pytes
     assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 0
     assert "6 photos, 6 crops" in (printed := capsys.readouterr().out)
     assert "5 done in earlier runs" in printed
+
+
+def test_another_border_from_the_same_landmarks(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of each crop lies left of its photo: said, listed, and mended without finding anything again."""
+    names = [f"person_{number % 2}/{number}.jpg" for number in range(6)]
+    numbers = "\t".join(f"{number:.2f}" for number in (TEMPLATE - [56, 0]).ravel())
+    landmarks = tmp_path / "l.tsv"
+    landmarks.write_text("".join(f"{name}\t{numbers}\n" for name in names))
+    crops = tmp_path / "crops"
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "50 % of all pixels of the crops lie beyond their photos and are black. `--border replicate --recrop`"
+        in printed
+    )
+    assert (crops / FOLDER / "align-beyond-the-edge.txt").read_text().splitlines()[0] == f"{names[0]}\t50 %"
+    assert read_crop(crops / "person_0" / "0.png")[:, :50].max() == 0
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png", "--border", "replicate") == 2
+    assert "was aligned with border black, not replicate" in capsys.readouterr().err
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png", "--border", "replicate", "--recrop") == 0
+    assert "are black" not in capsys.readouterr().out
+    assert read_crop(crops / "person_0" / "0.png")[:, :50].std(axis=1).max() == 0
+    assert run(photos, crops, "--landmarks", landmarks, "--format", "png", "--border", "replicate") == 0
+    # What was kept gives the same crops in another folder.
+    kept = crops / FOLDER / "align-landmarks.tsv"
+    assert run(photos, tmp_path / "again", "--landmarks", kept, "--format", "png", "--border", "replicate") == 0
+    for name in names:
+        png = name.replace("jpg", "png")
+        assert (tmp_path / "again" / png).read_bytes() == (crops / png).read_bytes()
 
 
 def test_crops_are_a_training_set(photos: Path, landmarks: Path, tmp_path: Path) -> None:
@@ -107,7 +160,10 @@ def test_another_source_or_option_is_refused(
     before = {path: path.stat().st_mtime_ns for path in target.rglob("*")}
     save(tmp_path / "other" / "person_0" / "0.jpg", 0)
     for arguments, words in (
-        ((photos, target, "--landmarks", landmarks, "--format", "png"), "was aligned with format jpg, not png"),
+        (
+            (photos, target, "--landmarks", landmarks, "--format", "png"),
+            "was aligned with format jpg, not png. Name another folder for these crops, or add --recrop",
+        ),
         ((photos, target, "--landmarks", landmarks, "--quality", "90"), "was aligned with quality 95, not 90"),
         ((tmp_path / "other", target, "--landmarks", landmarks), f"was aligned with src {photos}"),
     ):

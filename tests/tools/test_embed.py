@@ -87,7 +87,7 @@ def test_slips_are_one_line(trained: TrainedRun, tmp_path: Path, capsys: pytest.
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["nowhere"], "nowhere does not exist"),
-        ([tmp_path / "empty"], "holds no .jpg, .png or .webp image"),
+        ([tmp_path / "empty"], "holds no photo"),
         ([tmp_path / "only"], "none of 1 photos can be used, for example"),
         ([tmp_path / "only", "--out", "e.csv"], "must end with .npz or .parquet"),
         ([tmp_path / "only", "--out", tmp_path / "no" / "e.npz"], "there is no folder"),
