@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from facelit.inference.model import Identification, Verdict
 from facelit.inference.thresholds import NAMES, Threshold, percent
 from facelit.storage.images import Crop
+from facelit.verification.figures import printable
 
 _YES, _NO = "#00734F", "#B3261E"  # told apart by more than the colour: the words say it too
 _LETTERS, _MANY_LETTERS = 22, 34
@@ -35,6 +36,7 @@ def verdict_figure(crops: Sequence[Crop], names: Sequence[str], verdict: Verdict
     figure.supxlabel(
         f"score {verdict.score:.4f} {sign} threshold {verdict.threshold:.4f}\n{_threshold_lines(verdict.details)}",
         fontsize=9,
+        parse_math=False,
     )
     return figure
 
@@ -71,7 +73,9 @@ def identification_figure(
     limit = answers[0].threshold
     rest = f"; the first {rows} of {len(crops):,} faces" if len(crops) > rows else ""
     figure.supxlabel(
-        f"green: score at or above the threshold {limit.value:.4f}\n{_threshold_lines(limit)}{rest}", fontsize=8.5
+        f"green: score at or above the threshold {limit.value:.4f}\n{_threshold_lines(limit)}{rest}",
+        fontsize=8.5,
+        parse_math=False,
     )
     return figure
 
@@ -95,11 +99,12 @@ def _draw(axes: Axes, crop: Crop | None, text: str, colour: str, width: float = 
     else:
         axes.imshow(crop, interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(text, fontsize=8.5)
+    axes.set_xlabel(text, fontsize=8.5, parse_math=False)  # a dollar sign in a name would start a formula
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=width)
 
 
 def _shortened(text: str, letters: int = _LETTERS) -> str:
-    """Names of photos differ at the end."""
+    """Cuts a name in its first half: names of photos differ at the end."""
+    text = printable(text)
     return text if len(text) <= letters else f"{text[: letters // 3]}…{text[letters // 3 + 1 - letters :]}"
