@@ -1,4 +1,4 @@
-"""Pictures of the answers: two crops and the verdict, or a face and who it may be."""
+"""Pictures of the answers: two crops with the verdict, or a face with its best matches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facelit.inference.thresholds import NAMES, Threshold, percent
 from facelit.storage.images import Crop
 from facelit.verification.figures import printable
 
-_YES, _NO = "#00734F", "#B3261E"  # told apart by more than the colour: the words say it too
+_YES, _NO = "#00734F", "#B3261E"  # colour is not the only cue: the text says it too
 _LETTERS, _MANY_LETTERS = 22, 34
 _MOST_ROWS = 20
 
@@ -47,10 +47,10 @@ def identification_figure(
     answers: Sequence[Identification],
     examples: dict[str, Crop],
 ) -> Figure:
-    """A row for each of the first 20 faces: the photo's crop, and the people who are most alike.
+    """A row for each of the first 20 faces: the crop, and the most similar people.
 
     Args:
-        crops: Of the faces that were asked about, at least one.
+        crops: The query faces, at least one.
         names: Of their photos.
         answers: One for each crop.
         examples: A crop of each person; one without is shown by name.
@@ -81,7 +81,7 @@ def identification_figure(
 
 
 def save_png(figure: Figure, file: Any) -> None:
-    """Writes a picture to a path or an open file."""
+    """Writes a figure as PNG to a path or an open file."""
     figure.savefig(file, format="png", dpi=140)
 
 
