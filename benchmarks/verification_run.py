@@ -28,8 +28,7 @@ from facelit.data.batches import EvalImages, as_tensor
 from facelit.data.pairs import PairsFolder
 from facelit.data.sources import VerificationSource
 from facelit.storage.images import Crop
-from facelit.verification import evaluate_pairs
-from facelit.verification.embeddings import EmbeddingTable, cosine_scores
+from facelit.verification import PairVerification
 from harness.reporting import Timing, machine, print_header, print_table, summarise, write_json
 
 FACELIT, PLAIN = "facelit: each crop once, sorted thresholds", "plain: both crops of each pair, grid of 0.01"
@@ -118,14 +117,13 @@ def embed(setting: Setting, crops: Tensor) -> Tensor:
 @torch.inference_mode()
 def facelit_way(setting: Setting, source: VerificationSource) -> npt.NDArray[np.float64]:
     """Every crop once; fold accuracies."""
-    table = EmbeddingTable(len(source))
+    metric = PairVerification(np.stack([source.first, source.second], axis=1), source.is_same, source.folds)
     batches: Iterable[tuple[Tensor, Tensor]] = DataLoader(
         EvalImages(source), setting.batch, num_workers=setting.workers, pin_memory=setting.device.type == "cuda"
     )
     for images, numbers in batches:
-        table.write(numbers.to(setting.device), embed(setting, images))
-    scores = cosine_scores(table.gather(), source.first, source.second)
-    return evaluate_pairs(scores, source.is_same, source.folds).fold_accuracies
+        metric.update(embed(setting, images), numbers)
+    return metric.compute().fold_accuracies
 
 
 @torch.inference_mode()

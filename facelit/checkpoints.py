@@ -1,4 +1,4 @@
-"""Reading checkpoints: safely, and with an answer when one does not fit."""
+"""Reading checkpoints safely, with a clear error if one does not fit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CHECKPOINT_KEY = "facelit"
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Loads a checkpoint without running anything that is in it (`weights_only=True`).
+    """Loads a checkpoint without executing anything in it (`weights_only=True`).
 
     Raises:
-        FacelitError: The file is absent, damaged, or no Lightning checkpoint.
+        FacelitError: The file is absent, damaged, or not a Lightning checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,15 +46,15 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def num_identities(checkpoint: Mapping[str, Any]) -> int | None:
-    """How many identities the checkpoint's head has parameters for; None if its head has none."""
+    """Number of identities that the checkpoint's head has parameters for; None if it has none."""
     count: int | None = checkpoint.get(CHECKPOINT_KEY, {}).get("num_identities")
     return count
 
 
 def store_calibration(path: Path | str, calibration: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes thresholds into a checkpoint file; everything else in it stays as it is.
+    """Writes thresholds into a checkpoint file and leaves everything else in it unchanged.
 
-    The file is replaced in one move. Thresholds of other sets are kept where they were measured on the same weights.
+    The file is replaced atomically. Thresholds of other sets are kept if they were measured on the same weights.
 
     Args:
         path: The checkpoint.
@@ -83,7 +83,7 @@ def store_calibration(path: Path | str, calibration: Mapping[str, Mapping[str, A
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Copies the backbone's weights of a checkpoint into `backbone`; head and optimizers are left alone.
+    """Copies the backbone weights of a checkpoint into `backbone`; head and optimizers are ignored.
 
     Raises:
         FacelitError: The checkpoint's backbone has other parameters or shapes.
@@ -111,8 +111,8 @@ def find_checkpoint(which: str, folders: Sequence[Path]) -> Path:
     """Resolves `last` or `best` to a file.
 
     Args:
-        which: "last" for the newest `last.ckpt`, "best" for the best one that its run has kept.
-        folders: Where checkpoints may lie.
+        which: "last" for the newest `last.ckpt`, "best" for the best checkpoint that its run kept.
+        folders: Folders to search for checkpoints.
 
     Raises:
         FacelitError: There is none.
@@ -128,13 +128,13 @@ def find_checkpoint(which: str, folders: Sequence[Path]) -> Path:
     for state in read_checkpoint(last).get("callbacks", {}).values():
         best = state.get("best_model_path") if isinstance(state, dict) else None
         if best:
-            # A run that was moved still has its best checkpoint beside its last one.
+            # If the run was moved, its best checkpoint is still next to its last one.
             return Path(best) if Path(best).is_file() else last.parent / Path(best).name
     raise FacelitError(f"--ckpt_path best: {last} knows of no best checkpoint. Use --ckpt_path last, or name a file.")
 
 
 def newest_checkpoint(root: Path | str = "runs") -> Path:
-    """The best checkpoint of the newest run below a folder; its last one, where the run has chosen no best.
+    """The best checkpoint of the newest run below a folder, or its last one if none was chosen as best.
 
     Args:
         root: Folder of runs: `root/<name>/version_N/checkpoints`, or anything up to that deep.
@@ -154,12 +154,12 @@ def newest_checkpoint(root: Path | str = "runs") -> Path:
         best = find_checkpoint("best", [last.parent])
     except FacelitError:
         return last
-    # A run that was copied has its own beside its last one.
+    # If the run was copied, prefer the copy next to its last checkpoint.
     return next((path for path in (last.parent / best.name, best) if path.is_file()), last)
 
 
 def last_finite_checkpoint(paths: Iterable[Path]) -> Path | None:
-    """The newest checkpoint whose weights hold no NaN and no infinity."""
+    """The newest checkpoint whose weights are all finite."""
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             state = read_checkpoint(path)["state_dict"]

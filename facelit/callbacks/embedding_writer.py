@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from torch import Tensor
 
 from facelit.data.batches import EvalBatch
 from facelit.errors import FacelitError
-from facelit.verification.embeddings import EmbeddingTable
 
 
 class EmbeddingWriter(Callback):
@@ -27,14 +29,14 @@ class EmbeddingWriter(Callback):
 
     def __init__(self, path: str = "embeddings.npz") -> None:
         self.path = Path(path if path.endswith(".npz") else f"{path}.npz")
-        self._table: EmbeddingTable | None = None
+        self._table: _EmbeddingTable | None = None
         self._names: Sequence[str] = ()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts an empty table."""
         data = trainer.datamodule
         self._names = [path.relative_to(data.predict).as_posix() for path in data.predict_paths()]
-        self._table = EmbeddingTable(len(self._names))
+        self._table = _EmbeddingTable(len(self._names))
 
     def on_predict_batch_end(
         self,
@@ -61,3 +63,50 @@ class EmbeddingWriter(Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(self.path, names=np.array(self._names), embeddings=embeddings)
             rank_zero_info(f"Wrote {len(embeddings):,} embeddings of {embeddings.shape[1]} numbers to {self.path}")
+
+
+class _EmbeddingTable:
+    """One row per image, written by number: a sampler's padding writes a row twice and does no harm.
+
+    Args:
+        num_images: How many rows there must be.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+        self._rows: Tensor | None = None
+        self._written: Tensor | None = None
+
+    def write(self, numbers: Tensor, embeddings: Tensor) -> None:
+        """Writes rows.
+
+        Args:
+            numbers: Image numbers, int64, shape (N,).
+            embeddings: float32, shape (N, D).
+        """
+        if self._rows is None or self._written is None:
+            self._rows = embeddings.new_zeros(self.num_images, embeddings.shape[1], dtype=torch.float32)
+            self._written = embeddings.new_zeros(self.num_images, dtype=torch.float32)
+        self._rows[numbers] = embeddings.detach().float()
+        self._written[numbers] = 1
+
+    def gather(self) -> Tensor:
+        """The whole table on every process; call it on all of them.
+
+        Returns:
+            float32, shape (num_images, D), on the CPU.
+
+        Raises:
+            RuntimeError: Some image was embedded by no process.
+        """
+        if self._rows is None or self._written is None:
+            raise RuntimeError(f"none of {self.num_images} images was embedded")
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            # Rows that two processes wrote are equal up to rounding: their mean is as good as either.
+            dist.all_reduce(self._rows)
+            dist.all_reduce(self._written)
+            self._rows /= self._written.clamp(min=1).unsqueeze(1)
+        missing = int((self._written == 0).sum())
+        if missing:
+            raise RuntimeError(f"{missing} of {self.num_images} images were not embedded")
+        return self._rows.cpu()

@@ -1,4 +1,4 @@
-"""Measures face verification after each validation, and draws what it found."""
+"""Measures face verification after each validation and draws the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,9 +21,8 @@ from facelit.checkpoints import store_calibration
 from facelit.data.batches import EvalBatch
 from facelit.data.sources import VerificationSource
 from facelit.errors import FacelitError
-from facelit.verification import VerificationResult, evaluate_pairs
+from facelit.verification import MissingImagesError, PairVerification, VerificationResult
 from facelit.verification.calibration import calibration_entry
-from facelit.verification.embeddings import EmbeddingTable, cosine_scores
 from facelit.verification.figures import hardest_pairs_figure, roc_figure
 
 
@@ -32,20 +30,20 @@ class VerificationCallback(Callback):
     """LFW's protocol on every verification set of the data module, after each validation and test.
 
     For each set it logs `<set>/accuracy`, `<set>/accuracy_se`, `<set>/auc`, `<set>/eer`, `<set>/tar_at_far_1e-2`, ... and
-    `<set>/threshold`, writes `<set>-roc.png` and `<set>-hardest.png` into the run's folder and both pictures to TensorBoard.
-    The first set's accuracy is logged as `val/accuracy` too, the name that checkpoints are chosen by. Scores are cosine
-    similarities of the embeddings; each distinct image is embedded once.
+    `<set>/threshold`, writes `<set>-roc.png` and `<set>-hardest.png` to the run's folder, and both pictures to TensorBoard.
+    The accuracy of the first set is also logged as `val/accuracy`, by which the best checkpoint is chosen. Scores are cosine
+    similarities of the embeddings; each distinct image is embedded once (`facelit.verification.PairVerification`).
 
     Checkpoints that `fit` writes afterwards carry the thresholds of the latest validation (best accuracy, FAR 1e-2, FAR 1e-3) and
     what they were measured on: see `facelit.verification.calibration`.
 
     Args:
-        hardest_pairs: How many false accepts and how many false rejects the picture shows; 0 draws none.
-        flip_average: Whether the embedding of an image is the mean of its own and its mirror image's. Off by default: what
-            is measured is then what one forward pass gives.
-        save_scores: Whether `<set>-scores.tsv` is written too: fold, kind, score and both images of every pair.
-        calibrate: Whether `validate` and `test` write the thresholds that they find into the checkpoint file itself, for one
-            that was trained without verification, or on other sets. (`fit` always writes them.)
+        hardest_pairs: Number of false accepts and of false rejects in the picture; 0 draws none.
+        flip_average: Whether the embedding of an image is averaged with that of its mirror image. Off by default, so that the
+            figures are those of a single forward pass.
+        save_scores: Whether to also write `<set>-scores.tsv`: fold, kind, score and both images of every pair.
+        calibrate: Whether `validate` and `test` write the thresholds they find into the checkpoint file itself, for one that was
+            trained without verification or with other sets. (`fit` always writes them.)
 
     Raises:
         FacelitError: hardest_pairs is negative.
@@ -61,12 +59,14 @@ class VerificationCallback(Callback):
         self.save_scores = save_scores
         self.calibrate = calibrate
         self.results: dict[str, VerificationResult] = {}
-        self.scores: dict[str, npt.NDArray[np.float64]] = {}
-        self._tables: dict[str, EmbeddingTable] = {}
+        self._metrics: dict[str, PairVerification] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts one empty table for each set."""
-        self._tables = {name: EmbeddingTable(len(source)) for name, source in _sources(trainer).items()}
+        """Creates the metric of each set."""
+        self._metrics = {
+            name: PairVerification(np.stack([source.first, source.second], axis=1), source.is_same, source.folds)
+            for name, source in _sources(trainer).items()
+        }
 
     def on_validation_batch_end(
         self,
@@ -77,61 +77,45 @@ class VerificationCallback(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes a batch of embeddings into the set's table."""
+        """Updates the set's metric with a batch of embeddings."""
         embeddings: Tensor = outputs
         if self.flip_average:
             with torch.inference_mode(), trainer.precision_plugin.forward_context():
                 embeddings = (embeddings + pl_module(batch.images.flip(3)).float()) / 2
-        list(self._tables.values())[dataloader_idx].write(batch.numbers, embeddings)
+        list(self._metrics.values())[dataloader_idx].update(embeddings, batch.numbers)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Evaluates, logs and draws."""
-        if trainer.sanity_checking or trainer.fast_dev_run or not self._tables:
+        if trainer.sanity_checking or trainer.fast_dev_run or not self._metrics:
             return
         sources = _sources(trainer)
-        for name, table in self._tables.items():
-            self.scores[name] = self._score(name, table, sources[name])
-            self.results[name] = evaluate_pairs(self.scores[name], sources[name].is_same, sources[name].folds)
+        for name, metric in self._metrics.items():
+            self.results[name] = _compute(name, metric)
             missing = sources[name].num_missing_pairs
             extra = {"missing_pairs": float(missing)} if missing else {}
             self._log(trainer, pl_module, name, {**self.results[name].as_dict(), **extra})
             note = f"  ({missing} pairs left out)" if missing else ""
             when = f" at step {trainer.global_step}" if trainer.state.fn == "fit" else ""
             rank_zero_info(f"{name}{when}: {self.results[name].summary()}{note}")
-        first = next(iter(self._tables))
+        first = next(iter(self._metrics))
         pl_module.log("val/accuracy", self.results[first].accuracy, logger=False, sync_dist=trainer.world_size > 1)
-        self._tables = {}
+        self._metrics = {}
         self._calibrate(trainer, pl_module, sources)
-        folder = run_folder(trainer)  # asked on every process: it is broadcast
+        folder = run_folder(trainer)  # called on every process: it broadcasts
         if trainer.is_global_zero:
             self._draw(trainer, folder, sources)
             if self.save_scores and folder is not None:
                 for name, source in sources.items():
-                    _write_scores(folder / f"{name}-scores.tsv", source, self.scores[name])
+                    _write_scores(folder / f"{name}-scores.tsv", source, self.results[name])
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
-    def _score(self, name: str, table: EmbeddingTable, source: VerificationSource) -> npt.NDArray[np.float64]:
-        try:
-            embeddings = table.gather()
-        except RuntimeError as error:
-            raise FacelitError(
-                f"verification set {name}: {error}. Is trainer.limit_val_batches or limit_test_batches set? Figures over part"
-                " of a set would mean nothing; to train without verification: --data.verification null"
-            ) from None
-        broken = int((~torch.isfinite(embeddings).all(dim=1)).sum())
-        if broken:
-            raise FacelitError(
-                f"verification set {name}: {broken} embeddings are NaN or infinite: the network is broken."
-            )
-        return cosine_scores(embeddings, source.first, source.second)
-
     def _calibrate(
         self, trainer: Trainer, pl_module: LightningModule, sources: Mapping[str, VerificationSource]
     ) -> None:
-        """Hands the thresholds to the module, which writes them into its checkpoints, or to the file that was loaded."""
+        """Gives the thresholds to the module, which saves them in its checkpoints, or writes them to the loaded checkpoint."""
         calibration = {
             name: calibration_entry(self.results[name], len(source), trainer.global_step, self.flip_average)
             for name, source in sources.items()
@@ -141,7 +125,7 @@ class VerificationCallback(Callback):
                 pl_module.calibration = calibration  # type: ignore[assignment]  # a dict, as FaceRecognizer's is
         elif self.calibrate:
             if not trainer.ckpt_path:
-                raise FacelitError("verification.calibrate writes into a checkpoint, and none is named: ckpt_path.")
+                raise FacelitError("verification.calibrate writes into a checkpoint: name one with --ckpt_path.")
             if trainer.is_global_zero:
                 store_calibration(trainer.ckpt_path, calibration)
                 rank_zero_info(f"Wrote the thresholds of {', '.join(calibration)} into {trainer.ckpt_path}")
@@ -165,7 +149,7 @@ class VerificationCallback(Callback):
             source.image,
             source.first,
             source.second,
-            self.scores[name],
+            result.scores,
             source.is_same,
             result.fold_thresholds[folds],
             count=self.hardest_pairs,
@@ -175,7 +159,7 @@ class VerificationCallback(Callback):
 
     @staticmethod
     def _publish(trainer: Trainer, folder: Path | None, name: str, kind: str, figure: Figure) -> None:
-        canvas = FigureCanvasAgg(figure)  # rendered once for both: it takes longer than anything else here
+        canvas = FigureCanvasAgg(figure)  # rendered once for both, as it is by far the slowest step here
         figure.set_dpi(110)
         canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's own
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]  # likewise
@@ -187,10 +171,22 @@ class VerificationCallback(Callback):
                 logger.experiment.add_image(f"{name}/{kind}", pixels, trainer.global_step, dataformats="HWC")
 
 
-def _write_scores(path: Path, source: VerificationSource, scores: npt.NDArray[np.float64]) -> None:
+def _compute(name: str, metric: PairVerification) -> VerificationResult:
+    try:
+        return metric.compute()
+    except MissingImagesError as error:
+        raise FacelitError(
+            f"verification set {name}: {error}. Is trainer.limit_val_batches or limit_test_batches set? Figures of part of a"
+            " set would be meaningless; to train without verification: --data.verification null"
+        ) from None
+    except ValueError as error:
+        raise FacelitError(f"verification set {name}: {error}.") from None
+
+
+def _write_scores(path: Path, source: VerificationSource, result: VerificationResult) -> None:
     rows = ["fold\tsame\tscore\tfirst\tsecond"]
     for fold, same, score, first, second in zip(
-        source.folds, source.is_same, scores, source.first, source.second, strict=True
+        source.folds, source.is_same, result.scores, source.first, source.second, strict=True
     ):
         rows.append(f"{fold}\t{int(same)}\t{score:.8f}\t{source.names[first]}\t{source.names[second]}")
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")

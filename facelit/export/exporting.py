@@ -1,4 +1,4 @@
-"""Writes a trained network into a file for other programs, and lets it count only after comparing the two."""
+"""Exports a trained network to a file for other programs, and keeps the file only if both give the same embeddings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from facelit.inference import FaceModel
 from facelit.storage.files import cannot_write, replacing
 
 TOLERANCE = 1e-4
-"""Largest difference in any component of a unit-length embedding at which an exported file counts."""
+"""Largest accepted difference in any component of a unit-length embedding."""
 
 _ONE_BY_ONE = 4
-"""So many of the crops also go through in batches of one."""
+"""Number of crops that are also compared in batches of one."""
 
 
 class Exported(NamedTuple):
@@ -166,7 +166,7 @@ def _compare(run: Runner, graph: EmbeddingGraph, crops: Crops, expected: Floats)
 
 
 def _check_target(path: Path, checkpoint: Path) -> None:
-    """Before the minute that an export takes, not after."""
+    """Checks the path before the export, which takes a minute."""
     if path.is_dir():
         raise FacelitError(f"{path} is a folder: name a file.")
     if not path.parent.is_dir():
@@ -182,4 +182,6 @@ def _write(chosen: Format, graph: EmbeddingGraph, metadata: Metadata, temporary:
         raise
     except Exception as error:  # torch, onnx and safetensors have a dozen of their own, for graphs and for full disks
         reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
-        raise FacelitError(f"{path}: {type(graph.backbone).__name__} cannot be exported so ({reason}).") from error
+        raise FacelitError(
+            f"{path}: {type(graph.backbone).__name__} cannot be exported in this format ({reason})."
+        ) from error

@@ -1,4 +1,4 @@
-"""The formats there are, by name, by the end of a file's name, and by what a file begins with."""
+"""The export formats: by name, by file suffix, and by the first bytes of a file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FormatName = Literal["onnx", "torch_export", "safetensors"]
 
 
 class Format(NamedTuple):
-    """One way of keeping a network in a file.
+    """A file format for exported networks.
 
     Attributes:
         suffix: How such files' names end.
@@ -80,7 +80,7 @@ def format_of(path: Path, name: FormatName | None = None) -> Format:
 
 
 def read_metadata(path: Path | str) -> Metadata:
-    """What an exported file says about itself; nothing of it is executed, and its name does not matter.
+    """Metadata of an exported file; nothing in it is executed, and the format is recognised by content.
 
     Raises:
         FacelitError: The file is absent, damaged or not from `facelit export`, or the package that reads it is absent.

@@ -14,7 +14,7 @@ KEY = "facelit"
 """Under this name a file keeps its metadata, one JSON text (in `torch.export` the extra file `facelit.json`)."""
 
 VERSION = 1
-"""Of the metadata's form."""
+"""Version of the metadata format."""
 
 DType = Literal["uint8", "float32"]
 Layout = Literal["NCHW", "NHWC"]
@@ -97,7 +97,5 @@ def from_json(text: str | None, path: Path | str) -> Metadata:
             pairs = {"range": tuple(values["range"]), "size": tuple(values["size"])}
             return Metadata(**{**values, **pairs, "template": template})
     except (ValueError, TypeError, KeyError) as error:
-        raise FacelitError(
-            f"{path}: the metadata in this file are damaged ({type(error).__name__}: {error})."
-        ) from None
+        raise FacelitError(f"{path}: the metadata in this file is damaged ({type(error).__name__}: {error}).") from None
     raise FacelitError(f"{path}: metadata of version {version}; this facelit reads version {VERSION}. Update facelit.")

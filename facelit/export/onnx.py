@@ -30,7 +30,7 @@ def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
     Raises:
         FacelitError: onnx, onnxscript or onnxruntime is not installed, the network has no graph, or it is larger than such a file can be.
     """
-    require("onnx", "onnxruntime")  # the latter for the check: told before the minute that this takes
+    require("onnx", "onnxruntime")  # onnxruntime is for the check, so complain before the export, which takes a minute
     traversal = require("onnx_ir.traversal", "onnxscript")
     num_bytes = sum(value.numel() * value.element_size() for value in graph.state_dict().values())
     if num_bytes > _LARGEST:
@@ -88,13 +88,13 @@ def read_text(path: Path) -> str | None:
 
 
 def example_of(graph: EmbeddingGraph) -> Tensor:
-    """Two crops: torch takes a batch of one for a batch that is always one."""
+    """Two crops: torch would fix the batch size of a batch of one."""
     return graph.prepare(torch.zeros(2, 112, 112, 3, dtype=torch.uint8))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's talk to its own developers."""
+    """Silences torch's messages to its own developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -23,12 +23,12 @@ def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
         FacelitError: safetensors is not installed.
     """
     module = require("safetensors.torch", "safetensors")
-    # Copies: the format does not take tensors that share memory.
+    # Cloned, as the format rejects tensors that share memory.
     weights = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in graph.backbone.state_dict().items()
     }
-    # Not `save_file`: what it writes, nobody but the owner may read.
+    # Not `save_file`, whose files only the owner may read.
     path.write_bytes(module.save(weights, metadata={KEY: metadata.to_json()}))
 
 

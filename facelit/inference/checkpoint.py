@@ -1,4 +1,4 @@
-"""The network of a checkpoint, without the training around it: no Lightning, no download, no strange code."""
+"""The network of a checkpoint, without the training around it: no Lightning, no downloads, no code from the file."""
 
 from __future__ import annotations
 
@@ -53,14 +53,16 @@ def _build(configured: Any, path: str) -> nn.Module:
     if "weights" in arguments:
         arguments["weights"] = None
     try:
-        with torch.random.fork_rng(devices=[]):  # what is drawn here is overwritten: a script's random state stays
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the initial weights are overwritten; leave the caller's random state alone
             return backbone_class(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise FacelitError(f"{path}: its backbone {configured['class_path']} cannot be built ({error}).") from None
 
 
 def _find_class(class_path: str, path: str) -> type[nn.Module]:
-    """A stranger's checkpoint must not make this program import or call whatever it names."""
+    """A checkpoint from elsewhere must not be able to import or call arbitrary code."""
     module, _, name = class_path.rpartition(".")
     found: Any = None
     if module.startswith("facelit."):

@@ -1,4 +1,4 @@
-"""What `embed`, `verify` and `identify` share: the checkpoint that is meant, remarks, and where pictures go."""
+"""Shared by `embed`, `verify` and `identify`: finding the checkpoint, remarks, and checks of output paths."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 10
 def open_model(
     checkpoint: str | None, device: str | None, detector: str = "mtcnn", detector_model: str | None = None
 ) -> FaceModel:
-    """The checkpoint that is named, or the best one of the newest run below `runs/`, which is then said.
+    """Opens the given checkpoint, or the best one of the newest run below `runs/`, and says which.
 
     Args:
         checkpoint: Its path.
@@ -49,12 +49,12 @@ def _load(checkpoint: str | None, device: str | None) -> FaceModel:
 
 
 def remark(text: str) -> None:
-    """Says something beside the answer: on standard error, so that --json stays JSON."""
+    """Prints a remark to standard error, so that the output of --json stays JSON."""
     print(text, file=sys.stderr)
 
 
 def remark_several_faces(faces: Mapping[str, int], asked: bool) -> None:
-    """Says which face was taken, where the user did not.
+    """Says which face was used, unless the user chose one.
 
     Args:
         faces: How many there are, by photo; those with one are not mentioned.
@@ -68,7 +68,7 @@ def remark_several_faces(faces: Mapping[str, int], asked: bool) -> None:
 
 
 def remark_other_weights(model: FaceModel, threshold: Threshold) -> None:
-    """Says so where the thresholds were measured at another step of the training."""
+    """Warns if the thresholds were measured at another training step than that of the weights."""
     if threshold.step is not None and threshold.step != model.step:
         remark(
             f"{model.checkpoint_path}: its thresholds were measured at step {threshold.step:,}, its weights are of step"
@@ -77,7 +77,7 @@ def remark_other_weights(model: FaceModel, threshold: Threshold) -> None:
 
 
 def check_output(path: str | None, option: str, suffixes: tuple[str, ...]) -> None:
-    """Before the work, not after it.
+    """Checks an output path before the work starts.
 
     Raises:
         FacelitError: The file cannot be written there, or has another suffix.

@@ -1,4 +1,4 @@
-"""FAISS, for galleries that exact search is too slow for: a scan of short codes, whose best rows are then compared exactly."""
+"""FAISS for galleries too large for exact search: short codes are scanned, and the best rows are compared exactly."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 from facelit.errors import FacelitError
 
 WORTH_AN_INDEX = 10_000
-"""Rows below which exact search is used all the same."""
+"""Galleries with fewer rows are searched exactly."""
 
 Embeddings = npt.NDArray[np.float32]
 
 _TRAINED_ON, _TRIED, _ROWS_OF_A_TRIAL = 20_000, 32, 256
 _DEVIATIONS = 4
-"""Rows that a code's error of so many standard deviations could bring among the best are compared too."""
+"""Rows that an error of this many standard deviations could lift into the best ones are compared exactly, too."""
 
 
 class CodeIndex(NamedTuple):
@@ -42,7 +42,7 @@ class CodeIndex(NamedTuple):
 def build_index(embeddings: Embeddings) -> CodeIndex:
     """Product quantisation, two numbers to four bits, scanned in registers (FAISS's `PQ256x4fs` for 512 numbers).
 
-    An inverted file is faster still and misses people: embeddings of different people have no clusters to speak of. With 1,000,000
+    An inverted file is faster still and misses people: embeddings of different people do not form clusters. With 1,000,000
     people in random directions, 1,000 cells and 32 of them searched, it found 59 % of the photos' owners at a cosine of 0.6.
 
     André, Kermarrec, Le Scouarnec: Quicker ADC, IEEE TPAMI 2021.

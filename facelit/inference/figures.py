@@ -1,4 +1,4 @@
-"""Pictures of the answers: two crops and the verdict, or a face and who it may be."""
+"""Pictures of the answers: two crops with the verdict, or a face with its best matches."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from facelit.inference.model import Identification, Verdict
 from facelit.inference.thresholds import NAMES, Threshold, percent
 from facelit.storage.images import Crop
+from facelit.verification.figures import printable
 
-_YES, _NO = "#00734F", "#B3261E"  # told apart by more than the colour: the words say it too
+_YES, _NO = "#00734F", "#B3261E"  # colour is not the only cue: the text says it too
 _LETTERS, _MANY_LETTERS = 22, 34
 _MOST_ROWS = 20
 
@@ -35,6 +36,7 @@ def verdict_figure(crops: Sequence[Crop], names: Sequence[str], verdict: Verdict
     figure.supxlabel(
         f"score {verdict.score:.4f} {sign} threshold {verdict.threshold:.4f}\n{_threshold_lines(verdict.details)}",
         fontsize=9,
+        parse_math=False,
     )
     return figure
 
@@ -45,10 +47,10 @@ def identification_figure(
     answers: Sequence[Identification],
     examples: dict[str, Crop],
 ) -> Figure:
-    """A row for each of the first 20 faces: the photo's crop, and the people who are most alike.
+    """A row for each of the first 20 faces: the crop, and the most similar people.
 
     Args:
-        crops: Of the faces that were asked about, at least one.
+        crops: The query faces, at least one.
         names: Of their photos.
         answers: One for each crop.
         examples: A crop of each person; one without is shown by name.
@@ -71,13 +73,15 @@ def identification_figure(
     limit = answers[0].threshold
     rest = f"; the first {rows} of {len(crops):,} faces" if len(crops) > rows else ""
     figure.supxlabel(
-        f"green: score at or above the threshold {limit.value:.4f}\n{_threshold_lines(limit)}{rest}", fontsize=8.5
+        f"green: score at or above the threshold {limit.value:.4f}\n{_threshold_lines(limit)}{rest}",
+        fontsize=8.5,
+        parse_math=False,
     )
     return figure
 
 
 def save_png(figure: Figure, file: Any) -> None:
-    """Writes a picture to a path or an open file."""
+    """Writes a figure as PNG to a path or an open file."""
     figure.savefig(file, format="png", dpi=140)
 
 
@@ -95,11 +99,12 @@ def _draw(axes: Axes, crop: Crop | None, text: str, colour: str, width: float = 
     else:
         axes.imshow(crop, interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(text, fontsize=8.5)
+    axes.set_xlabel(text, fontsize=8.5, parse_math=False)  # a dollar sign in a name would start a formula
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=width)
 
 
 def _shortened(text: str, letters: int = _LETTERS) -> str:
-    """Names of photos differ at the end."""
+    """Cuts a name in its first half: names of photos differ at the end."""
+    text = printable(text)
     return text if len(text) <= letters else f"{text[: letters // 3]}…{text[letters // 3 + 1 - letters :]}"

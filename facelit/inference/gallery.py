@@ -1,4 +1,4 @@
-"""A gallery of people, and who of them is most alike: exact search, or through FAISS where there are very many."""
+"""A gallery of people, searched for the most similar ones: exactly, or with FAISS for very large galleries."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Indices = npt.NDArray[np.int64]
 Template = Literal["mean", "all"]
 
 VERSION = 1
-"""Of the file's form."""
+"""Version of the file format."""
 
 _ROUNDING = 1e-5
-"""More than a float32 product of unit vectors is off: rows this near to the last place are compared in float64."""
+"""Bounds the error of a float32 dot product of unit vectors: rows this close to the k-th best are compared in float64."""
 _BLOCK, _CHUNK = 1 << 25, 1 << 14
 """Scores, and rows in float64, that are held at a time."""
 
 _FIRST_ROWS = 4096
-"""Rows that FAISS is asked for at first."""
+"""Number of rows first requested from FAISS."""
 
 
 class Match(NamedTuple):
-    """A person of the gallery, and the cosine similarity to the face that was asked about."""
+    """A person of the gallery and their cosine similarity to the query face."""
 
     name: str
     score: float
@@ -87,7 +87,7 @@ class Gallery:
         return f"<Gallery of {len(self):,} people, {len(self.embeddings):,} rows>"
 
     def check_fingerprint(self, fingerprint: str, checkpoint: object) -> None:
-        """Embeddings of two networks have nothing in common.
+        """Refuses a gallery of another network, whose embeddings cannot be compared.
 
         Raises:
             FacelitError: The gallery was made by another network.
@@ -118,7 +118,7 @@ class Gallery:
         return self
 
     def search(self, queries: Embeddings, k: int = 5) -> list[list[Match]]:
-        """The people who are most alike.
+        """The most similar people.
 
         Args:
             queries: Embeddings, float32 (Q, D), normalised or not.

@@ -35,7 +35,7 @@ class Verdict(NamedTuple):
 
     `score` is their cosine similarity, `same` whether it is at least `threshold`; `far` is the share of impostor pairs that
     this threshold accepted on the verification set `measured_on` (both None for a threshold that was given), and `details`
-    says all that is known of it.
+    has everything known about it.
     """
 
     score: float
@@ -47,11 +47,10 @@ class Verdict(NamedTuple):
 
 
 class Identification(NamedTuple):
-    """Who is on a photo.
+    """Who is in a photo.
 
-    `matches` are the people of the gallery that are most alike, best first; `identity` is the first one's name, or None
-    (unknown) where its score is below the threshold. `photo` and `face` count the photos that were given and the faces of each,
-    from 0.
+    `matches` are the most similar people of the gallery, best first; `identity` is the name of the first, or None (unknown) if
+    its score is below the threshold. `photo` is the index of the photo and `face` that of the face in it, both from 0.
     """
 
     photo: int
@@ -71,9 +70,9 @@ def load(
 
     Args:
         checkpoint: A `.ckpt` that `fit` wrote.
-        device: Where it runs, "cpu" or "cuda", say; a GPU where there is one, where not given.
-        backbone: The network itself, for one that is not facelit's own; its weights come from the checkpoint.
-        detector: Finds faces in photos that are not aligned; `facelit.align.open_detector()`, when it is needed, where not given.
+        device: Where the network runs, for example "cpu" or "cuda"; by default a GPU if there is one.
+        backbone: The network itself, if its class is not one of facelit's; its weights come from the checkpoint.
+        detector: Finds faces in unaligned photos; `facelit.align.open_detector()` by default, opened when first needed.
 
     Raises:
         FacelitError: The file is absent, damaged or no checkpoint of facelit's, its network is unknown, or there is no such
@@ -82,7 +81,7 @@ def load(
     path = Path(checkpoint)
     content = read_checkpoint(path)
     network = restore_backbone(content, str(path), backbone)
-    # As in training: another layout rounds otherwise.
+    # As in training: another memory layout rounds differently.
     channels_last = bool(content.get("hyper_parameters", {}).get("channels_last", True))
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -92,12 +91,12 @@ def load(
 
 
 class FaceModel:
-    """A trained network, and what its checkpoint knows of its thresholds. Made by `facelit.load`.
+    """A trained network with the thresholds of its checkpoint. Created by `facelit.load`.
 
     Attributes:
         backbone: Float images in [-1, 1], (N, 3, 112, 112), to embeddings (N, D), not normalised; eval mode, float32.
         checkpoint_path: Where it was loaded from.
-        calibration: Thresholds by verification set, see `facelit.verification.calibration`; empty where the checkpoint has none.
+        calibration: Thresholds by verification set, see `facelit.verification.calibration`; empty if the checkpoint has none.
         step: The training step that the weights are of.
         channels_last: Whether images are laid out in NHWC order, as they were in training.
         finder: Finds the faces of photos that are not aligned.
@@ -137,7 +136,7 @@ class FaceModel:
 
     @property
     def fingerprint(self) -> str:
-        """Of the weights: two checkpoints have the same one where their backbones are the same, whatever else they hold."""
+        """Hash of the weights: equal for two checkpoints with the same backbone weights, whatever else they contain."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name, value in sorted(self.backbone.state_dict().items()):
@@ -160,15 +159,15 @@ class FaceModel:
             images: Crops, uint8 RGB (N, 112, 112, 3) or (112, 112, 3); or paths of crops; or photos where not `aligned`.
             batch_size: Crops that go through the network at once.
             flip_average: Whether an embedding is the mean of the crop's and its mirror image's; see the attribute `flip_average`.
-            aligned: Whether they are crops already. Otherwise a face is looked for in each.
+            aligned: Whether the images are aligned crops. Otherwise faces are detected first.
             which: Which face of a photo that is not aligned: "largest", "central", or "all" (then N counts faces, not photos).
 
         Returns:
             float32 (N, D), L2-normalised.
 
         Raises:
-            BadImageError: An image cannot be read, is no crop, or shows no face.
-            FacelitError: The array is of another type or shape, or the network gives no numbers.
+            BadImageError: An image cannot be read, is not a crop, or shows no face.
+            FacelitError: The array is of another type or shape, or the network returns NaN or infinity.
         """
         raw = self._embed_raw(images, batch_size, flip_average, aligned, which)
         return F.normalize(raw, dim=1).numpy()
@@ -263,7 +262,7 @@ class FaceModel:
         aligned: bool = True,
         which: Which = "largest",
     ) -> list[Identification]:
-        """Who is on the photos.
+        """Who is in the photos.
 
         Args:
             photos: Crops or, where not `aligned`, photos: paths or pixels.

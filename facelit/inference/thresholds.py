@@ -1,4 +1,4 @@
-"""Which threshold decides, and what it stands for."""
+"""Choosing the decision threshold, and explaining it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Calibration = Mapping[str, Mapping[str, Any]]
 class Threshold(NamedTuple):
     """A limit on cosine similarity: a pair is accepted where `score >= value`.
 
-    Of a threshold that the user gave only `value` is known. Otherwise `at` is its name, `measured_on` the verification set,
+    For a threshold given by the user only `value` is set. Otherwise `at` is its name, `measured_on` the verification set,
     `far` and `tar` the shares of impostor and genuine pairs that it accepted there, `pairs` how many pairs there were, and
     `step` the training step of the weights that it was measured on.
     """
@@ -31,7 +31,7 @@ class Threshold(NamedTuple):
     step: int | None = None
 
     def explanation(self) -> str:
-        """What it stands for, for the end of a sentence that has just named the value."""
+        """Explains it, as the end of a sentence that has just named the value."""
         if self.at is None or self.far is None or self.tar is None:
             return "the threshold that was given"
         return (
@@ -43,7 +43,7 @@ class Threshold(NamedTuple):
 def choose_threshold(
     calibration: Calibration, threshold: float | None, at: str, on: str | None, checkpoint: object
 ) -> Threshold:
-    """The user's own threshold, or one of the checkpoint's.
+    """Returns the user's own threshold, or one of the checkpoint's.
 
     Args:
         calibration: The checkpoint's.
@@ -94,5 +94,5 @@ def averages_mirror_images(calibration: Calibration, on: str | None = None) -> b
 
 
 def percent(share: float) -> str:
-    """0.012 as 1.2 %."""
+    """Formats 0.012 as 1.2 %."""
     return f"{100 * share:.3g} %"

@@ -1,4 +1,4 @@
-"""A verification result as the thresholds that travel with a checkpoint, each with what it stands for."""
+"""The thresholds that a checkpoint carries, with the FAR and TAR they were measured at."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BEST_ACCURACY = "best_accuracy"
 
 
 def calibration_entry(result: VerificationResult, images: int, step: int, flip_average: bool) -> dict[str, Any]:
-    """What a checkpoint keeps of a verification set: plain values, which load under `weights_only`.
+    """What a checkpoint stores about a verification set: plain values, which load under `weights_only`.
 
     Args:
         result: Of cosine similarities in [-1, 1].
         images: Distinct images of the set.
-        step: The training step that the weights are of.
+        step: Training step of the weights.
         flip_average: Whether embeddings were averaged with those of the mirror images.
 
     Returns:
@@ -40,9 +40,9 @@ def calibration_entry(result: VerificationResult, images: int, step: int, flip_a
 def operating_points(result: VerificationResult) -> dict[str, dict[str, float]]:
     """Thresholds over all pairs, by name, each with its FAR and TAR on them. A pair is accepted where `score >= threshold`.
 
-    `best_accuracy` has most correct decisions, the highest of equally good ones; `far_1e-2` and `far_1e-3` have the largest
-    TAR at a FAR of at most that. Left out are FARs with too few impostor pairs behind them (`MIN_IMPOSTORS`), and
-    thresholds of infinity, where rejecting every pair is the best there is.
+    `best_accuracy` makes the most correct decisions, ties going to the highest threshold; `far_1e-2` and `far_1e-3` have the
+    largest TAR at a FAR of at most that. FARs based on too few impostor pairs (`MIN_IMPOSTORS`) are omitted, as are infinite
+    thresholds, where nothing beats rejecting every pair.
 
     Returns:
         `threshold`, `far` and `tar` by name, floats.

@@ -1,4 +1,4 @@
-"""Pictures of a verification result: the ROC curve, and the pairs that are hardest to tell."""
+"""Pictures of a verification result: the ROC curve, and the hardest pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.legend import Legend
 
 from facelit.verification.protocol import MIN_IMPOSTORS, VerificationResult
 
@@ -27,12 +28,12 @@ ImageReader = Callable[[int], npt.NDArray[np.uint8]]
 def roc_figure(results: Mapping[str, VerificationResult], title: str = "") -> Figure:
     """ROC curves on a logarithmic FAR axis, with the operating points marked.
 
-    A FAR of 0, which that axis cannot show, stands at its left end. The points of a single curve are labelled
-    beside it; those of several, where labels would collide, by the shape of the marker and in the legend.
+    A FAR of 0, which a logarithmic axis cannot show, is drawn at its left end. With one curve the operating points are
+    labelled in the plot; with several, where labels would collide, the legend explains the markers.
 
     Args:
-        results: One curve for each, by the name it has in the legend; at least one.
-        title: Above the axes.
+        results: At least one result, by its name in the legend.
+        title: Shown above the axes.
 
     Returns:
         A figure of one axes.
@@ -44,6 +45,20 @@ def roc_figure(results: Mapping[str, VerificationResult], title: str = "") -> Fi
         raise ValueError("roc_figure needs at least one result")
     figure = Figure(figsize=(7.2, 5.3 + 0.5 * len(results) + 0.6 * (len(results) > 1)), layout="constrained")
     axes = figure.add_subplot()
+    draw_roc(axes, results)
+    axes.set_title(title, parse_math=False)
+    _plain(figure.legend(loc="outside lower center", fontsize=8.5, frameon=False))
+    return figure
+
+
+def draw_roc(axes: Axes, results: Mapping[str, VerificationResult], legend: bool = False) -> None:
+    """Draws what `roc_figure` shows into axes.
+
+    Args:
+        axes: Where to draw.
+        results: As for `roc_figure`.
+        legend: Whether a legend is drawn inside the axes.
+    """
     floor = min(0.5 / result.num_impostor for result in results.values())
     _draw_background(axes, results, floor)
     for number, (name, result) in enumerate(results.items()):
@@ -55,26 +70,26 @@ def roc_figure(results: Mapping[str, VerificationResult], title: str = "") -> Fi
     if len(results) > 1:
         for label, marker in _MARKERS.items():
             axes.plot([], [], marker=marker, color="#555555", linestyle="none", label=label)
-    axes.set(xscale="log", xlim=(floor, 1), ylim=(0, 1.06), title=title)
+    axes.set(xscale="log", xlim=(floor, 1), ylim=(0, 1.06))
     axes.set(xlabel="FAR (false accept rate)", ylabel="TAR (true accept rate)")
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
-    figure.legend(loc="outside lower center", fontsize=8.5, frameon=False)
-    return figure
+    if legend:
+        _plain(axes.legend(loc="lower right", fontsize=8))
 
 
 def hardest_pairs(
     scores: npt.ArrayLike, is_same: npt.ArrayLike, thresholds: npt.ArrayLike, count: int
 ) -> tuple[Indices, Indices]:
-    """The most confident mistakes of either kind, or, where there are fewer, the nearest misses after them.
+    """The most confident mistakes of each kind, followed by the nearest misses where there are not enough mistakes.
 
     Args:
         scores: float (N,), higher means more alike.
         is_same: bool (N,).
         thresholds: float (N,) or one number: a pair is accepted where score >= threshold.
-        count: How many of each kind, at least 1; fewer come back where there are fewer pairs of that kind.
+        count: How many pairs of each kind to return, at least 1; all of them where there are fewer.
 
     Returns:
-        Numbers of impostor pairs, highest score over its threshold first; and of genuine pairs, lowest first.
+        Indices of impostor pairs, sorted by `score - threshold`, highest first; and of genuine pairs, lowest first.
 
     Raises:
         ValueError: `count` is below 1.
@@ -98,21 +113,21 @@ def hardest_pairs_figure(
     title: str = "",
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """False accepts and false rejects, faces side by side with their score.
+    """False accepts and false rejects: both faces of each pair with its score.
 
     Args:
-        images: Crop by image number, uint8 RGB (H, W, 3).
+        images: Returns the crop of an image number, uint8 RGB (H, W, 3).
         first: Image number of each pair's first image, (N,).
-        second: Likewise of its second image.
+        second: Image number of each pair's second image, (N,).
         scores: (N,).
         is_same: (N,).
-        thresholds: Of each pair, (N,), or one for all.
-        count: Pairs of each kind, at least 1.
-        title: Above both panels.
-        names: Name or path of each image; the file's stem is printed below it.
+        thresholds: Threshold of each pair, (N,), or one for all.
+        count: Number of pairs of each kind, at least 1.
+        title: Shown above both panels.
+        names: Name or path of each image; the stem of the file name is shown below the pair.
 
     Returns:
-        A figure with two panels of pairs; red frames are mistakes, grey ones the nearest misses.
+        A figure with two panels of pairs: mistakes in red frames, nearest misses in grey ones.
 
     Raises:
         ValueError: `count` is below 1.
@@ -122,26 +137,37 @@ def hardest_pairs_figure(
     impostors, genuine = hardest_pairs(scores, is_same, limits, count)
     rows = math.ceil(max(len(impostors), len(genuine), 1) / _COLUMNS)
     figure = Figure(figsize=(4 * _COLUMNS + 2.2, (1.62 if names else 1.42) * rows + 1.2), layout="constrained")
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(title, fontsize=13, parse_math=False)
     left, right = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
     for panel, heading, pairs, wrong in (
         (left, "False accepts: different people", impostors, accepted),
-        (right, "False rejects: one person", genuine, ~accepted),
+        (right, "False rejects: same person", genuine, ~accepted),
     ):
         panel.suptitle(_panel_title(heading, int(wrong[pairs].sum()), len(pairs)), fontsize=11)
         for axes, pair in zip(_cells(panel, rows, len(pairs)), pairs, strict=True):
             numbers = (int(first[pair]), int(second[pair]))
             lines = [f"score {scores[pair]:.3f}, threshold {limits[pair]:.3f}"]
             if names is not None:
-                lines += [PurePath(names[number]).stem for number in numbers]
+                lines += [printable(PurePath(names[number]).stem) for number in numbers]
             faces = [images(number) for number in numbers]
             _draw_pair(axes, faces, "\n".join(lines), _WRONG if wrong[pair] else _NEARLY)
     return figure
 
 
+def printable(text: str) -> str:
+    """Replaces the bytes of a file name that are not UTF-8, which matplotlib cannot draw, by question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _plain(legend: Legend) -> None:
+    """Shows names of sets literally: a dollar sign would start a formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
 def _draw_background(axes: Axes, results: Mapping[str, VerificationResult], floor: float) -> None:
     unsafe = max(MIN_IMPOSTORS / result.num_impostor for result in results.values())
-    note = f"fewer than {MIN_IMPOSTORS} impostor pairs stand behind this FAR"
+    note = f"FAR based on fewer than {MIN_IMPOSTORS} impostor pairs"
     axes.axvspan(floor, unsafe, color="#EEEEEE", zorder=0, label=note)
     diagonal = np.geomspace(floor, 1, 200)
     axes.plot(diagonal, diagonal, color="#999999", linestyle=":", label="chance")
@@ -170,7 +196,7 @@ def _mark_operating_points(axes: Axes, result: VerificationResult, colour: str, 
 
 
 def _label_point(axes: Axes, label: str, point: tuple[float, float], above: bool, at_left: bool) -> None:
-    """Writes above-left or below-right of a point, where a rising curve leaves room."""
+    """Places a label to the upper left or lower right of a point, where a rising curve leaves room."""
     horizontal = "right" if above and not at_left else "left"
     offset = ((2, 6) if at_left else (-7, 5)) if above else (8, -6)
     vertical = "bottom" if above else "top"
@@ -186,7 +212,7 @@ def _panel_title(heading: str, mistakes: int, shown: int) -> str:
 
 
 def _cells(panel: SubFigure, rows: int, count: int) -> list[Axes]:
-    """The first `count` cells of a grid; the others keep their place and stay blank."""
+    """The first `count` cells of a grid; the remaining cells are left blank."""
     cells: list[Axes] = list(panel.subplots(rows, _COLUMNS, squeeze=False).ravel())
     for blank in cells[count:]:
         blank.set_axis_off()
@@ -198,6 +224,7 @@ def _draw_pair(axes: Axes, faces: list[npt.NDArray[np.uint8]], text: str, colour
     gap = np.full((height, max(2, width // 28), 3), 255, dtype=np.uint8)
     axes.imshow(np.concatenate([faces[0], gap, faces[1]], axis=1), interpolation="bilinear")
     axes.set(xticks=[], yticks=[])
-    axes.set_xlabel(text, fontsize=8, labelpad=4, color="black" if colour == _WRONG else "#555555")
+    # parse_math: a dollar sign in a name would start a formula.
+    axes.set_xlabel(text, fontsize=8, labelpad=4, color="black" if colour == _WRONG else "#555555", parse_math=False)
     for spine in axes.spines.values():
         spine.set(color=colour, linewidth=2.5)

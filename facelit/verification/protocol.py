@@ -1,10 +1,9 @@
-"""LFW's View 2 protocol: pair scores to accuracy, ROC, EER and TAR at a given FAR. Plain numpy inside."""
+"""LFW's View 2 protocol: accuracy, ROC, EER and TAR at a given FAR from pair scores. Plain numpy inside."""
 
 from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ Booleans = npt.NDArray[np.bool_]
 
 FAR_TARGETS = (1e-2, 1e-3)
 MIN_IMPOSTORS = 3
-"""A FAR that fewer impostor pairs than this stand behind is not reported: it would mean nothing."""
+"""A target FAR that allows fewer accepted impostor pairs than this is not reported: the figure would be noise."""
 
 
 class Roc(NamedTuple):
@@ -35,8 +34,8 @@ class Roc(NamedTuple):
 class TarAtFar(NamedTuple):
     """The largest TAR at a FAR of at most the target.
 
-    `num_impostors` is how many impostor pairs the target allows to be accepted,
-    `floor(target * impostor pairs)`: how much stands behind the figure.
+    `num_impostors` is the number of impostor pairs that the target allows to be accepted,
+    `floor(target * impostor pairs)`: the sample that the figure rests on.
     """
 
     tar: float
@@ -45,9 +44,8 @@ class TarAtFar(NamedTuple):
     num_impostors: int
 
 
-@dataclass(frozen=True, eq=False)  # eq: arrays have no one truth value
-class VerificationResult:
-    """What `evaluate_pairs` found.
+class VerificationResult(NamedTuple):  # not a frozen dataclass, which torchmetrics does not let a metric return
+    """The figures of `evaluate_pairs` and `PairVerification`.
 
     Attributes:
         accuracy: Mean of the fold accuracies.
@@ -61,9 +59,10 @@ class VerificationResult:
         tar_at_far: By target FAR (1e-2, 1e-3); targets with too few impostor pairs behind them are left out.
         best_threshold: Threshold of the highest accuracy over all pairs: what to use with the network later.
             The highest of equally good ones; infinity where nothing beats rejecting every pair.
-        best_accuracy: That accuracy, which is optimistic: the threshold has seen the pairs.
-        num_genuine: Genuine pairs.
-        num_impostor: Impostor pairs.
+        best_accuracy: That accuracy. It is optimistic, as the threshold was chosen on the same pairs.
+        num_genuine: Number of genuine pairs.
+        num_impostor: Number of impostor pairs.
+        scores: Score of each pair, float64 (pairs,).
     """
 
     accuracy: float
@@ -79,10 +78,11 @@ class VerificationResult:
     best_accuracy: float
     num_genuine: int
     num_impostor: int
+    scores: Floats
 
     @property
     def num_folds(self) -> int:
-        """How many folds the accuracy is a mean over."""
+        """Number of folds that the accuracy is averaged over."""
         return len(self.fold_accuracies)
 
     def summary(self) -> str:
@@ -111,9 +111,9 @@ class VerificationResult:
 def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationResult:
     """Evaluates verification scores by LFW's protocol (View 2).
 
-    For each fold the threshold that maximises accuracy on the *other* folds is applied to it. Candidates are
-    every distinct score of those folds (a pair is accepted where `score >= threshold`) and infinity (accept
-    none); among equally good ones the highest is taken.
+    Each fold is classified with the threshold that maximises accuracy on the *other* folds. Candidate thresholds are all
+    distinct scores of those folds (a pair is accepted where `score >= threshold`) and infinity (accept none); ties go to
+    the highest.
 
     Huang et al., Labeled Faces in the Wild, UMass Amherst TR 07-49, 2007 (the protocol); Huang &
     Learned-Miller, TR UM-CS-2014-003 (standard error).
@@ -128,12 +128,12 @@ def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationRe
 
     Raises:
         ValueError: Shapes differ, a score is NaN or infinite, all pairs are of one kind, or the folds do not
-            fit.
+            match the pairs.
     """
-    scores = np.asarray(_off_torch(scores), dtype=np.float64)
-    is_same = np.asarray(_off_torch(is_same), dtype=np.bool_)
+    scores = np.asarray(off_torch(scores), dtype=np.float64)
+    is_same = np.asarray(off_torch(is_same), dtype=np.bool_)
     _check(scores, is_same)
-    fold_of = _fold_numbers(_off_torch(folds), len(scores))
+    fold_of = _fold_numbers(off_torch(folds), len(scores))
     curves = _CumulativeCounts(scores, is_same, fold_of)
     fold_accuracies, fold_thresholds = curves.fold_accuracies()
     roc = curves.roc()
@@ -154,13 +154,14 @@ def evaluate_pairs(scores: Any, is_same: Any, folds: Any = 10) -> VerificationRe
         best_accuracy=float(((scores >= curves.thresholds[best]) == is_same).mean()),
         num_genuine=int(is_same.sum()),
         num_impostor=int((~is_same).sum()),
+        scores=scores,
     )
 
 
 class _CumulativeCounts:
-    """For each fold and each threshold, how many of its genuine and impostor pairs are accepted.
+    """The number of accepted genuine and impostor pairs, for each fold and each threshold.
 
-    Thresholds fall from infinity through every distinct score, so everything below is a look-up in two tables
+    Thresholds fall from infinity through every distinct score, so everything below is a lookup in two tables
     of shape (folds, thresholds): no loop over thresholds.
     """
 
@@ -178,15 +179,15 @@ class _CumulativeCounts:
         return np.cumsum(counts.reshape(num_folds, width), axis=1)
 
     def most_correct(self, genuine: Counts, impostor: Counts) -> int:
-        """Place of the highest threshold with most correct decisions, given accepted counts per threshold.
+        """Index of the highest threshold with the most correct decisions, given the accepted pairs per threshold.
 
-        A score that the counts do not contain can tie with the candidate above it, never beat it; being
-        lower, it is then not taken. So every distinct score may stay in the table.
+        A score of a pair that was not counted can tie with the candidate above it but never beat it, and ties go to the
+        higher one. So the scores of all folds can stay in the table.
         """
         return int(np.argmax(genuine - impostor))
 
     def fold_accuracies(self) -> tuple[Floats, Floats]:
-        """Accuracy of each fold at the threshold chosen on the others, and that threshold."""
+        """Accuracy of each fold at the threshold chosen on the others, and these thresholds."""
         accuracies, places = [], []
         for genuine, impostor in zip(self.genuine, self.impostor, strict=True):
             place = self.most_correct(self.all_genuine - genuine, self.all_impostor - impostor)
@@ -201,15 +202,15 @@ class _CumulativeCounts:
         return Roc(far, tar, self.thresholds)
 
     def auc(self) -> float:
-        """Trapezoids in integers, divided once: exact to the last digit."""
+        """Trapezoidal rule in integers with a single division: exact up to its rounding."""
         genuine, impostor = self.all_genuine, self.all_impostor
         doubled = int((np.diff(impostor) * (genuine[1:] + genuine[:-1])).sum())
         return doubled / (2 * int(genuine[-1]) * int(impostor[-1]))
 
     def equal_error_rate(self) -> tuple[float, float]:
-        """Where the piecewise linear ROC meets FAR = 1 - TAR; threshold of the first point there or past."""
+        """Where the piecewise linear ROC meets FAR = 1 - TAR; the threshold of the first point at or past it."""
         genuine, impostor = self.all_genuine, self.all_impostor
-        # FAR - (1 - TAR) in counts, rising: rounding in 1 - TAR would miss a point of equal errors.
+        # FAR - (1 - TAR) in counts, non-decreasing: rounding in 1 - TAR could miss a point where they are equal.
         gap = impostor * genuine[-1] - (genuine[-1] - genuine) * impostor[-1]
         after = int(np.argmax(gap >= 0))
         share = -gap[after - 1] / (gap[after] - gap[after - 1])
@@ -222,7 +223,7 @@ def _tar_at_far(roc: Roc, num_impostor: int) -> dict[float, TarAtFar]:
     for target in FAR_TARGETS:
         allowed = math.floor(target * num_impostor + 1e-9)
         if allowed >= MIN_IMPOSTORS:
-            # FAR is a count over num_impostor: compared as counts, no rounding decides.
+            # Compare FARs as counts of impostor pairs, so that rounding never decides.
             place = int(np.searchsorted(np.rint(roc.far * num_impostor), allowed, side="right")) - 1
             points[target] = TarAtFar(
                 float(roc.tar[place]), float(roc.far[place]), float(roc.thresholds[place]), allowed
@@ -230,8 +231,8 @@ def _tar_at_far(roc: Roc, num_impostor: int) -> dict[float, TarAtFar]:
     return points
 
 
-def _off_torch(values: Any) -> Any:
-    """A tensor on any device, of any dtype, with or without gradient, as an array; else what it is given."""
+def off_torch(values: Any) -> Any:
+    """Converts a tensor of any device and dtype, with or without gradient, to an array; returns anything else as it is."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.double() if values.is_floating_point() else values).numpy()
@@ -240,12 +241,12 @@ def _off_torch(values: Any) -> Any:
 
 def _check(scores: Floats, is_same: Booleans) -> None:
     if scores.ndim != 1 or scores.shape != is_same.shape:
-        raise ValueError(f"scores {scores.shape} and is_same {is_same.shape} must be of one shape (N,)")
+        raise ValueError(f"scores {scores.shape} and is_same {is_same.shape} must have the same shape (N,)")
     broken = int((~np.isfinite(scores)).sum())
     if broken:
         raise ValueError(f"{broken} of {len(scores)} scores are NaN or infinite")
     if is_same.all() or not is_same.any():
-        raise ValueError("evaluation needs genuine and impostor pairs; all given ones are of one kind")
+        raise ValueError("evaluation needs genuine and impostor pairs, but all pairs are of one kind")
 
 
 def _fold_numbers(folds: Any, num_pairs: int) -> Counts:
@@ -253,14 +254,14 @@ def _fold_numbers(folds: Any, num_pairs: int) -> Counts:
     if np.ndim(folds) == 0:
         count = operator.index(folds)
         if count < 2 or num_pairs % count:
-            raise ValueError(f"{num_pairs} pairs cannot be cut into {count} equal folds (at least 2)")
+            raise ValueError(f"{num_pairs} pairs cannot be divided into {count} equal folds (at least 2)")
         return np.repeat(np.arange(count), num_pairs // count)
     names, numbers = np.unique(np.asarray(folds), return_inverse=True)
     if numbers.shape != (num_pairs,) or len(names) < 2:
-        raise ValueError(f"folds must name at least two folds, one for each of {num_pairs} pairs")
+        raise ValueError(f"folds must assign each of {num_pairs} pairs to one of at least two folds")
     return numbers.astype(np.int64)
 
 
 def _far_name(target: float) -> str:
-    """0.01 as 1e-2."""
+    """Formats 0.01 as 1e-2."""
     return f"1e{round(math.log10(target))}"

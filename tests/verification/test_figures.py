@@ -255,6 +255,22 @@ def test_labels_of_operating_points_do_not_overlap():
         assert not [other for other, its in boxes.items() if other != label and box.overlaps(its)]
 
 
+@pytest.mark.parametrize("name", ["A$$P_0001", "$x^", "Jos\udce9"])
+def test_any_name_is_shown_below_its_pair(name):
+    """matplotlib takes dollar signs for formulas (two in a row are an error), and refuses bytes that are not UTF-8."""
+    pairs = draw([0.4, 0.6], [False, True], count=1, title="$$ and $x^", names=[f"people/{name}.jpg"] * 4)
+    pairs.draw_without_rendering()
+    shown = name.encode("utf-8", "replace").decode()
+    assert all_texts(pairs).count(f"{shown}\n{shown}") == 2
+
+
+@pytest.mark.parametrize("names", [["A$$B"], ["A$$B", "$x^"]])
+def test_any_set_name_is_shown_in_the_legend(names):
+    figure = roc_figure({name: made_up_result(2, 100) for name in names}, "$x^ and $$")
+    figure.draw_without_rendering()
+    assert [text.split(":")[0] for text in legend_texts(figure) if ":" in text] == names
+
+
 def test_errors():
     with pytest.raises(ValueError, match="at least one result"):
         roc_figure({})
