@@ -106,7 +106,9 @@ def _run_command_line(arguments: list[str]) -> str:
     from facelit.cli import main
 
     rank = str(dist.get_rank())
-    os.environ.update(RANK=rank, LOCAL_RANK=rank, GROUP_RANK="0", WORLD_SIZE=str(WORLD_SIZE), TORCHELASTIC_RUN_ID="tests")
+    os.environ.update(
+        RANK=rank, LOCAL_RANK=rank, GROUP_RANK="0", WORLD_SIZE=str(WORLD_SIZE), TORCHELASTIC_RUN_ID="tests"
+    )
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # asked for, not used: the group is formed already
     errors, log = StringIO(), StringIO()
     handler = logging.StreamHandler(log)
