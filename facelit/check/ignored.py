@@ -1,4 +1,4 @@
-"""What lies in a training folder and is no part of the training set."""
+"""What a training folder contains besides the training set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHER_IMAGES = (
     *(".bmp", ".jfif", ".jpe", ".jp2", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"),
     *(".pgm", ".ppm"),
 )
-"""Files that end so are counted as images: somebody may have taken them for a part of the set."""
+"""Files with these endings are counted as images: users may expect them to be part of the set."""
 _WORTH_A_BAR = 2_000
 """Fewer folders than this are walked without a progress bar."""
 _SETS_NAMED = 3
@@ -167,7 +167,7 @@ def why_empty(root: Path) -> str:
     except OSError as error:
         raise _cannot_list(root, error) from None
     if len(sets) > _SETS_NAMED:
-        return f"Images lie one folder too deep, as {sets[0][1]} does."
+        return f"Images are one folder too deep, such as {sets[0][1]}."
     if sets:
         return f"Did you mean {' or '.join(folder for folder, _ in sets)}?"
     ignored = find_ignored(root)

@@ -33,7 +33,7 @@ _CHUNK = 128
 _MOST_CHUNKS = 4_096
 """Where there are many images, a process reads more at a time: each chunk costs the parent some 2 KB."""
 _WINDOW = 1 << 23
-"""Images after which processes are started anew: only so many facts lie in memory twice."""
+"""Images after which processes are started anew: only so many facts are in memory twice."""
 _WORTH_A_POOL = 2_000
 """Fewer images than this are read before a second process has started."""
 _WORTH_A_BAR = 1_000

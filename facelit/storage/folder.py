@@ -128,7 +128,7 @@ class FolderStore(CropStore):
 
 
 def _reopen(root: Path, kept: Path | None, fingerprint: str) -> FolderStore:
-    """The store of another process, from the list that it has kept: not from what lies in the folder by now."""
+    """The store as another process listed it, not as the folder is by now."""
     store = FolderStore.__new__(FolderStore)
     try:
         if kept is None:
@@ -198,7 +198,7 @@ def _subfolders(root: Path) -> list[bytes]:
     if not root.is_dir():
         what = f"{root} is a file, and no folder" if root.is_file() else f"folder not found: {root}"
         raise FacelitError(
-            f"{what}. A training set lies in root/<identity>/<image>, in a folder that `facelit pack` wrote, or in an"
+            f"{what}. A training set is root/<identity>/<image>, a folder that `facelit pack` wrote, or an"
             " InsightFace set."
         )
     folders: list[bytes] = []
@@ -214,7 +214,7 @@ def _subfolders(root: Path) -> list[bytes]:
         raise FacelitError(f"{root}: cannot list this folder ({error.strerror}).") from None
     if loose:
         raise FacelitError(
-            f"{root}: {len(loose)} image(s) lie directly in the training folder ({', '.join(sorted(loose)[:3])}...)."
+            f"{root}: {len(loose)} image(s) are directly in the training folder ({', '.join(sorted(loose)[:3])}...)."
             " Each image belongs in its identity's subfolder: root/<identity>/<image>."
         )
     return sorted(name for name in folders if not name.startswith(b"."))

@@ -1,4 +1,4 @@
-"""One door to every way of keeping crops."""
+"""Opens any supported crop store."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _held(source: CropStore, target: Path) -> Iterator[None]:
     """Makes the folder, and keeps other programs from packing to it."""
     if target.resolve().is_relative_to(source.path.resolve()):
         raise FacelitError(
-            f"{target} lies inside {source.path}, and would be taken for an identity. Pack to another folder."
+            f"{target} is inside {source.path}, and would be read as an identity. Pack into another folder."
         )
     if not (target / MANIFEST).is_file() and target.exists() and (not target.is_dir() or _has_content(target)):
         raise FacelitError(f"{target}: exists and is no unfinished pack. Pack to a new folder.")

@@ -57,7 +57,7 @@ class RecordStore(CropStore):
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.path = Path(root)
         if not (self.path / "train.rec").is_file():
-            raise FacelitError(f"{self.path}: has no train.rec. Point at the folder that an InsightFace set lies in.")
+            raise FacelitError(f"{self.path}: has no train.rec. Point at the folder that contains the InsightFace set.")
         self._file = RecordFile(self.path / "train.rec")
         index_path = self.path / "train.idx"
         index = read_index(index_path) if index_path.is_file() else walk_index(self._file)
@@ -75,7 +75,7 @@ class RecordStore(CropStore):
         """The image's bytes.
 
         Raises:
-            BadImageError: The record is damaged, has no image, or is labelled otherwise than its identity.
+            BadImageError: The record is damaged, has no image, or its label is not that of its identity.
         """
         offset = int(self._index.offsets[row])
         try:
@@ -85,7 +85,7 @@ class RecordStore(CropStore):
             raise BadImageError(self.place(row), error.reason, DOWNLOAD_AGAIN) from None
         expected = int(self._values[self.labels[row]])
         if head.labels[0] != expected:
-            reason = f"it is labelled {head.labels[0]:.8g}, and lies among the images of identity {expected}"
+            reason = f"it is labelled {head.labels[0]:.8g}, but is stored among the images of identity {expected}"
             raise BadImageError(self.place(row), reason, DOWNLOAD_AGAIN)
         if head.image_at == len(record):
             raise BadImageError(self.place(row), "the record has no image", DOWNLOAD_AGAIN)

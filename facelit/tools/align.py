@@ -136,7 +136,7 @@ def _check_options(src: Path, dst: Path, min_face: int, max_side: int, quality: 
         raise FacelitError(f"option max_side: 0, or at least min_face ({min_face}), not {max_side}.")
     inner, outer = dst.resolve(), src.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise FacelitError(f"{dst}: SRC and DST must not lie in each other. Name another folder for the crops.")
+        raise FacelitError(f"{dst}: SRC and DST must not contain one another. Choose another folder for the crops.")
 
 
 def _check_landmarks(path: str | None, known: dict[str, Lines], tree: PhotoTree) -> None:

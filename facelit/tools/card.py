@@ -18,12 +18,12 @@ def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool 
     """Writes a model card: data, results with their confidence, thresholds, use and limits.
 
     Everything in it is read from the checkpoint and its run's folder; what they do not tell is said to be not recorded. The ROC
-    pictures are linked where the card lies in the run's folder, and copied beside it elsewhere.
+    pictures are linked where the card is in the run's folder, and copied beside it elsewhere.
 
     Args:
         checkpoint: The checkpoint; the best one of the newest run below runs/ where not given.
         out: The Markdown file; card.md beside the checkpoint where not given.
-        overwrite: Replace a card that is there already, with what somebody may have added to it by hand.
+        overwrite: Replace a card that is there already, along with what was added to it by hand.
 
     Returns:
         0.

@@ -40,7 +40,7 @@ def check(
     """Scans a training set for defects; writes a report and a contact sheet.
 
     Reads every image and finds unreadable files, wrong sizes, grey images, exact duplicates (of the decoded pixels) inside
-    and across identities, identities with too few images, people who are also in a verification set, and what lies in the
+    and across identities, identities with too few images, people who are also in a verification set, and what is in the
     folder but is not in the set (other kinds of files, images one folder too deep, empty identities). Prints a table.
     Exit status 1 means that images were found at which training would stop: unreadable ones, or of another size.
 
@@ -112,7 +112,7 @@ def _check_options(min_images: int, outputs: dict[str, Path], sets: Sequence[str
         }
         if inside:
             raise FacelitError(
-                f"{' and '.join(map(str, inside.values()))} would lie inside the data, {folder}: name a place elsewhere with"
+                f"{' and '.join(map(str, inside.values()))} would be inside the data, {folder}: choose a place elsewhere with"
                 f" {' and '.join(f'--{option} FILE' for option in inside)}."
             )
     for option, path in outputs.items():

@@ -1,4 +1,4 @@
-"""`facelit identify`: who is on a photo, out of a gallery of people."""
+"""`facelit identify`: who is in a photo, out of a gallery of people."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def identify(
     detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
-    """Says who is on a photo, out of a gallery of people.
+    """Says who is in a photo, out of a gallery of people.
 
     Finds the face in each photo and ranks the people of the gallery by cosine similarity. Somebody whose best score is below the
     threshold is unknown. Exit status 1 means that a photo could not be answered: it cannot be read, or shows no face.

@@ -117,7 +117,7 @@ def _write_recordio(source: CropStore, target: Path) -> int:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FacelitError(f"{target}: exists and is not an empty folder.")
     if target.resolve().is_relative_to(source.path.resolve()):
-        raise FacelitError(f"{target} lies inside {source.path}. Write to another folder.")
+        raise FacelitError(f"{target} is inside {source.path}. Write to another folder.")
     write_recordio(source, target, progress=True)
     print(
         f"{target}: train.rec, train.idx and property with {len(source):,} images of {len(source.identities):,} identities."

@@ -54,7 +54,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     write_crops(folder / "crops")
     write_pairs(folder / "pairs.txt")
     write_pairs(folder / "more_pairs.txt", folds=4, per_kind=2)
-    config = tiny_config(folder, trainer__max_epochs=2, verification__save_scores=True)
+    config = tiny_config(folder, trainer__max_epochs=2, verification={"save_scores": True})
     config["data"]["verification"]["also"] = {
         "class_path": "facelit.data.PairsFolder",
         "init_args": {"root": str(folder / "crops"), "pairs": str(folder / "more_pairs.txt")},

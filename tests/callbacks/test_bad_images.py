@@ -11,7 +11,8 @@ from facelit.data import IdentityFolder
 from facelit.data.batches import TrainBatch
 from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
-from tiny_run import facelit, make_run, write_crops
+from tiny_run import make_run, write_crops
+from two_processes import facelit_on_two_processes
 
 SKIP = ["--data.on_bad_image", "skip", "--data.max_bad_share", "0.1"]
 
@@ -86,9 +87,7 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
 def test_two_processes_share_the_list(tmp_path: Path) -> None:
     config = train_only(tmp_path, data__batch_size=4)
     files = spoil(tmp_path, 2, 12, 22, 32)
-    launch = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    finished = facelit("fit", "--config", config, *SKIP, *launch)
-    assert finished.returncode == 0, finished.stderr
+    facelit_on_two_processes("fit", "--config", config, *SKIP)
     assert sorted(listed(tmp_path)) == sorted(map(str, files))
 
 

@@ -41,7 +41,7 @@ def test_written_though_accuracy_does_not_improve(tmp_path: Path, monkeypatch: p
     steps = recorded_saves(monkeypatch)
     backbone = {"width": 0.01, "embedding_dim": 16, "dropout": 0.0}
     config = make_run(tmp_path, model__backbone__init_args=backbone)
-    main(["fit", "--config", str(config), "--model.optimizer.lr", "0", "--verification.hardest_pairs", "0"])
+    main(["fit", "--config", str(config), "--model.optimizer.lr", "0"])
     assert sorted(set(steps)) == [6, 12, 18]
     (best,) = tmp_path.glob("**/epoch*.ckpt")
     assert best.name.startswith("epoch000-step0000006")
@@ -53,7 +53,7 @@ def test_written_though_accuracy_does_not_improve(tmp_path: Path, monkeypatch: p
 def test_written_after_each_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the middle of an epoch too."""
     steps = recorded_saves(monkeypatch)
-    options = ["--trainer.val_check_interval", "2", "--trainer.max_epochs", "1", "--verification.hardest_pairs", "0"]
+    options = ["--trainer.val_check_interval", "2", "--trainer.max_epochs", "1"]
     main(["fit", "--config", str(make_run(tmp_path)), *options])
     assert sorted(set(steps)) == [2, 4, 6]
 

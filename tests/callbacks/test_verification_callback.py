@@ -186,7 +186,7 @@ def test_checkpoints_carry_the_thresholds(finished: Any) -> None:
 def test_weights_only_checkpoints_carry_them_too(tmp_path: Path) -> None:
     """Lightning asks no callback when it writes these."""
     options = ["--checkpoint.save_weights_only", "true", "--trainer.max_epochs", "1"]
-    main(["fit", "--config", str(make_run(tmp_path)), *options, "--verification.hardest_pairs", "0"])
+    main(["fit", "--config", str(make_run(tmp_path)), *options])
     (best,) = tmp_path.glob("**/epoch*.ckpt")
     assert "optimizer_states" not in torch.load(best, weights_only=True)
     assert calibration_of(best)["tiny"]["step"] == 6
@@ -194,7 +194,7 @@ def test_weights_only_checkpoints_carry_them_too(tmp_path: Path) -> None:
 
 def test_a_resumed_run_keeps_the_last_validations_thresholds(tmp_path: Path) -> None:
     """Written mid-epoch before the next validation: still those of the last one, with its step; then the new ones."""
-    config = ["--config", str(make_run(tmp_path)), "--verification.hardest_pairs", "0"]
+    config = ["--config", str(make_run(tmp_path))]
     main(["fit", *config, "--trainer.max_steps", "8"])
     (last,) = tmp_path.glob("**/last.ckpt")
     first = calibration_of(last)

@@ -209,7 +209,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, step: int, run: Callable[[], None
     monkeypatch.undo()
 
 
-SCORES = ["--verification.save_scores", "true", "--verification.hardest_pairs", "0"]
+SCORES = ["--verification.save_scores", "true"]
 
 
 @pytest.fixture(scope="module")

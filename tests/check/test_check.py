@@ -486,7 +486,7 @@ def test_nothing_is_written_into_the_data(tmp_path: Path, monkeypatch: pytest.Mo
         FacelitError, match=r"^check-small\.json and check-small\.png would .*--report FILE and --sheet FILE\.$"
     ):
         check(".")
-    with pytest.raises(FacelitError, match=r"^check-small\.png would lie inside the data, \.: .* --sheet FILE\.$"):
+    with pytest.raises(FacelitError, match=r"^check-small\.png would be inside the data, \.: .* --sheet FILE\.$"):
         check(".", report="../r.json")
     with pytest.raises(FacelitError, match=r"with --report FILE\.$"):
         check("../link", report="person_0/r.json", sheet="../s.png")
@@ -608,7 +608,7 @@ def test_other_forms_of_a_set_ignore_nothing(tmp_path: Path, form: str, capsys: 
         (["nest/train/a/0.jpg"], r"Did you mean nest/train\?$"),
         (["nest/train/a/0.jpg", "nest/test/b/0.jpg", "nest/doc/x/y.txt"], r"Did you mean nest/test or nest/train\?$"),
         (["nest/faces/train.rec"], r"Did you mean nest/faces\?$"),
-        ([f"nest/{name}/session/0.jpg" for name in "abcde"], r"one folder too deep, as nest/a/session/0\.jpg does\.$"),
+        ([f"nest/{name}/session/0.jpg" for name in "abcde"], r"one folder too deep, such as nest/a/session/0\.jpg\.$"),
         (
             ["nest/a/0.bmp", "nest/a/1.bmp"],
             r"Ignored there: 2 file\(s\) of other kinds \(2 \.bmp\), 1 identity without",

@@ -93,8 +93,8 @@ def _ten_fold_accuracy(scores: np.ndarray, is_same: np.ndarray, folds: np.ndarra
 
 
 def test_pixels_do_not_solve_the_task() -> None:
-    """Cosine of crops less their mean, on the default pairs: above chance, far from solved."""
-    pairs = SyntheticPairs()
+    """Cosine of crops less their mean, on a fifth of the default number of pairs: above chance, far from solved."""
+    pairs = SyntheticPairs(pairs_per_fold=20)
     pixels = np.stack([pairs.image(number) for number in range(len(pairs))]).reshape(len(pairs), -1)
     centred = pixels.astype(np.float32) - pixels.mean(axis=0, dtype=np.float32)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)

@@ -225,7 +225,7 @@ def test_labels_that_number_no_identity(tmp_path: Path, label: float) -> None:
         (4, b"\x08", "8 bytes are too few"),
         (8, b"\xff", "header is damaged: 255 labels"),
         (8, b"\x01", "is labelled"),
-        (15, b"\x41", "is labelled 10, and lies among the images of identity 1"),
+        (15, b"\x41", "is labelled 10, but is stored among the images of identity 1"),
         (4, b"\x18", "has no image"),
     ],
 )

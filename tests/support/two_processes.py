@@ -5,11 +5,15 @@ The processes live as long as the test session: starting them (importing torch t
 
 import atexit
 import importlib.util
+import logging
+import os
 import pickle
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from datetime import timedelta
+from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -80,6 +84,45 @@ def run_on_two_processes(function: Callable[..., Any], *args: Any) -> list[Any]:
             end_processes()  # the other one may still wait for it
             raise result
     return results
+
+
+def facelit_on_two_processes(*args: object) -> str:
+    """Runs the command line under DDP, on processes that were started before, as by torchrun.
+
+    A launch by Lightning itself imports torch and Lightning twice more: a few tests do that, with `facelit`.
+
+    Returns:
+        What process 0 logged.
+
+    Raises:
+        RuntimeError: a process ended with an error; its message.
+    """
+    launch = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    log: str = run_on_two_processes(_run_command_line, [*map(str, args), *launch])[0]
+    return log
+
+
+def _run_command_line(arguments: list[str]) -> str:
+    from facelit.cli import main
+
+    rank = str(dist.get_rank())
+    os.environ.update(
+        RANK=rank, LOCAL_RANK=rank, GROUP_RANK="0", WORLD_SIZE=str(WORLD_SIZE), TORCHELASTIC_RUN_ID="tests"
+    )
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")  # asked for, not used: the group is formed already
+    errors, log = StringIO(), StringIO()
+    handler = logging.StreamHandler(log)
+    logger = logging.getLogger("pytorch_lightning")
+    logger.addHandler(handler)
+    try:
+        with redirect_stderr(errors):
+            main(arguments)
+    except SystemExit as ended:
+        if ended.code:
+            raise RuntimeError(errors.getvalue()) from None
+    finally:
+        logger.removeHandler(handler)
+    return log.getvalue()
 
 
 @atexit.register

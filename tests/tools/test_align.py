@@ -183,9 +183,9 @@ def test_another_source_or_option_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{photos}", "{photos}"], "must not lie in each other"),
-        (["{photos}", "{photos}/crops"], "must not lie in each other"),
-        (["{photos}/person_0", "{photos}"], "must not lie in each other"),
+        (["{photos}", "{photos}"], "must not contain one another"),
+        (["{photos}", "{photos}/crops"], "must not contain one another"),
+        (["{photos}/person_0", "{photos}"], "must not contain one another"),
         (["{tmp}/absent", "{tmp}/crops"], "folder not found"),
         (["{photos}", "{tmp}/crops", "--min_face", "11"], "option min_face: at least 12, not 11"),
         (["{photos}", "{tmp}/crops", "--max_side", "20"], "option max_side: 0, or at least min_face"),
@@ -194,7 +194,7 @@ def test_another_source_or_option_is_refused(
         (["{photos}", "{tmp}/crops", "--which", "biggest"], "which biggest: not a valid value"),
         (["{photos}", "{tmp}/crops", "--landmarks", "{tmp}/absent"], "option landmarks"),
         (["{photos}", "{tmp}/crops", "--landmarks", "{tmp}/strange.tsv"], "none of its photos"),
-        (["{photos}", "{photos}/person_0/0.jpg/crops"], "must not lie in each other"),
+        (["{photos}", "{photos}/person_0/0.jpg/crops"], "must not contain one another"),
         (["{photos}", "{tmp}/strange.tsv/crops", "--landmarks", "{tmp}/landmarks.tsv"], "cannot write here"),
     ],
 )

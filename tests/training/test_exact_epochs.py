@@ -20,7 +20,8 @@ from facelit.data.resuming import order_of
 from facelit.data.samplers import EpochSampler
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop
-from tiny_run import facelit, make_run
+from tiny_run import make_run
+from two_processes import facelit_on_two_processes
 
 WORLD_SIZE, NUM_WORKERS = 2, 3
 SIZES = [(23, 4), (24, 4), (25, 4), (7, 1)]  # images and batch_size; the second divides
@@ -168,12 +169,12 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     plain = {"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0}
     options = {"data__verification": None, "trainer__max_epochs": 1, "trainer__accumulate_grad_batches": 2}
     runs = []
-    for name, batch_size, fit in (("one", 10, main), ("two", 5, on_two_processes)):
+    for name, batch_size, fit in (("one", 10, on_one_process), ("two", 5, facelit_on_two_processes)):
         folder = tmp_path / name
         folder.mkdir()
         config = make_run(folder, model__backbone__init_args=plain, data__batch_size=batch_size, **options)
         (folder / "crops" / "person_00" / "person_00_0001.png").unlink()
-        fit(["fit", "--config", str(config)])
+        fit("fit", "--config", str(config))
         (metrics,), (checkpoint,) = folder.glob("**/metrics.csv"), folder.glob("**/last.ckpt")
         with metrics.open() as file:
             losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
@@ -185,9 +186,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         torch.testing.assert_close(double["state_dict"][name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def on_two_processes(arguments: list[str]) -> None:
-    finished = facelit(*arguments, "--trainer.devices=2", "--trainer.strategy=ddp")
-    assert finished.returncode == 0, finished.stderr
+def on_one_process(*arguments: str) -> None:
+    main(arguments)
 
 
 def test_processes_that_see_different_folders_are_stopped() -> None:

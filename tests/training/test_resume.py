@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Timer
 from facelit.cli import main
 from facelit.data.batches import TrainBatch, TrainImages
 from facelit.data.samplers import BatchRequest, EpochSampler
-from tiny_run import ROOT, facelit, make_run
+from tiny_run import ROOT, make_run
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -74,8 +74,7 @@ def test_kill_9_then_ckpt_path_last(tmp_path: Path, uninterrupted: Path) -> None
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    resumed = facelit("fit", "--config", config, "--ckpt_path", "last")
-    assert resumed.returncode == 0, resumed.stderr
+    main(["fit", "--config", str(config), "--ckpt_path", "last"])
     expected = losses(uninterrupted)
     actual = losses(tmp_path)
     assert len(expected) == 18

@@ -1,14 +1,17 @@
-"""The real command line under DDP: two processes give what one gives on the same global batch."""
+"""The command line under DDP: two processes give what one gives on the same global batch."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from facelit.cli import main
 from tiny_run import facelit, make_run
+from trained_run import trained_run
+from two_processes import facelit_on_two_processes
 
-DDP = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 PLAIN = {  # batch statistics and dropout are each process's own: without them the two runs are one computation
     "model__backbone__init_args": {"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0},
     "model__optimizer__init_args__lr": 0.01,
@@ -27,6 +30,11 @@ def logged(folder: Path, column: str) -> list[float]:
         return [float(row[column]) for row in csv.DictReader(file) if row.get(column)]
 
 
+def launched_by_lightning(*arguments: object) -> None:
+    finished = facelit(*arguments, "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    assert finished.returncode == 0, finished.stderr
+
+
 def sampler(identities: int) -> dict[str, object]:
     return {
         "class_path": BALANCED,
@@ -35,22 +43,26 @@ def sampler(identities: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("head", "one", "two"),
+    ("head", "one", "two", "on_two"),
     [
-        ("CenterLossHead", {"data__batch_size": 16}, {"data__batch_size": 8}),
-        ("TripletHead", {"data__sampler": sampler(4)}, {"data__sampler": sampler(2)}),
+        ("CenterLossHead", {"data__batch_size": 16}, {"data__batch_size": 8}, launched_by_lightning),
+        ("TripletHead", {"data__sampler": sampler(4)}, {"data__sampler": sampler(2)}, facelit_on_two_processes),
     ],
     ids=["center", "triplet"],
 )
-def test_training(tmp_path: Path, head: str, one: dict[str, object], two: dict[str, object]) -> None:
+def test_training(
+    tmp_path: Path, head: str, one: dict[str, object], two: dict[str, object], on_two: Callable[..., object]
+) -> None:
     """Losses and weights of every step, centers included, and the figures of the validation; only rank 0 writes."""
     folders = []
-    for name, options, launch in (("one", one, []), ("two", two, DDP)):
+    for name, options in (("one", one), ("two", two)):
         folder = tmp_path / name
         folder.mkdir()
         config = make_run(folder, head=head, trainer__max_epochs=2, **PLAIN, **options)
-        finished = facelit("fit", "--config", config, *launch)
-        assert finished.returncode == 0, finished.stderr
+        if name == "two":
+            on_two("fit", "--config", config)
+        else:
+            main(["fit", "--config", str(config)])
         folders.append(folder)
     single, double = folders
     assert logged(double, "train/loss") == pytest.approx(logged(single, "train/loss"), abs=2e-5)
@@ -60,20 +72,18 @@ def test_training(tmp_path: Path, head: str, one: dict[str, object], two: dict[s
     assert len(list(double.glob("runs/tiny/*"))) == 1
 
 
-def test_validation(tmp_path: Path) -> None:
+def test_validation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """32 images in batches of 5 on two processes: every score within 1e-5 of one process's, the same figures."""
-    config = make_run(tmp_path, trainer__max_epochs=1)
-    assert facelit("fit", "--config", config).returncode == 0
-    (last,) = tmp_path.glob("**/last.ckpt")
+    run = trained_run()
+    arguments = ["validate", "--config", str(run.folder / "tiny.yaml"), "--ckpt_path", str(run.checkpoint)]
+    arguments += ["--verification.save_scores", "true", "--trainer.logger.save_dir"]
+    main([*arguments, str(tmp_path / "one")])
+    logs = caplog.text, facelit_on_two_processes(*arguments, tmp_path / "two")
     tables = []
-    for launch in ([], DDP):
-        before = set(tmp_path.glob("**/tiny-scores.tsv"))
-        arguments = ["--ckpt_path", last, "--verification.save_scores", "true", *launch]
-        finished = facelit("validate", "--config", config, *arguments)
-        assert finished.returncode == 0, finished.stderr
-        (path,) = set(tmp_path.glob("**/tiny-scores.tsv")) - before
+    for folder, log in zip(("one", "two"), logs, strict=True):
+        (path,) = (tmp_path / folder).glob("**/tiny-scores.tsv")
         tables.append([line.split("\t") for line in path.read_text().splitlines()[1:]])
-        assert "16 pairs of 32 images" in finished.stderr + finished.stdout
+        assert "16 pairs of 32 images" in log
     one, two = tables
     assert [row[:2] + row[3:] for row in one] == [row[:2] + row[3:] for row in two]
     assert [float(row[2]) for row in two] == pytest.approx([float(row[2]) for row in one], abs=1e-5)
