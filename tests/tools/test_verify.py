@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facelit.align import TEMPLATE, Faces
 from facelit.cli import main
 from facelit.inference.photos import FaceFinder, FoundFaces, NoFaceError
 from tiny_run import ROOT
@@ -187,3 +188,40 @@ def test_help_needs_no_torch(tool: str) -> None:
     done = subprocess.run([sys.executable, "-c", program, str(ROOT), tool], capture_output=True, text=True, check=True)
     assert "examples:" in done.stdout
     assert "--ckpt_path" in done.stdout
+
+
+def test_another_detector(
+    trained: TrainedRun,
+    calibrated: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The three tools take --detector and its file; what does not go together is said before anything is loaded."""
+    (tmp_path / "net.onnx").write_text("hello")
+    commands = (
+        ["verify", trained.crop(0, 1), trained.crop(0, 2)],
+        ["identify", trained.crop(0, 1), "--gallery", trained.crop(0, 1).parent],
+        ["embed", trained.crop(0, 1).parent, "--out", tmp_path / "out.npz"],
+    )
+    for command in commands:
+        for options, words in (
+            (["--detector", "scrfd"], "the detector scrfd needs a model file"),
+            (["--detector", "yunet", "--detector_model", tmp_path / "absent"], "file not found"),
+            (["--detector_model", tmp_path / "net.onnx"], "mtcnn brings its own weights"),
+        ):
+            assert run(*command, "--checkpoint", tmp_path / "absent.ckpt", *options) == 2
+            assert words in capsys.readouterr().err
+    asked = []
+
+    class Everywhere:
+        def detect(self, image: np.ndarray) -> Faces:
+            return Faces(np.zeros((1, 4), "f4"), np.ones(1, "f4"), TEMPLATE[None].astype("f4"))
+
+    monkeypatch.setattr(
+        "facelit.align.open_detector", lambda *options, **more: asked.append((options, more)) or Everywhere()
+    )
+    options = ["--detector", "scrfd", "--detector_model", tmp_path / "net.onnx", "--checkpoint", calibrated]
+    for command in commands:
+        assert run(*command, *options) == 0, capsys.readouterr().err
+    assert asked == [(("scrfd",), {"model": str(tmp_path / "net.onnx")})] * 3
