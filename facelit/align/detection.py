@@ -73,4 +73,5 @@ def search_side(image: Photo, min_face: int) -> int:
 
     In it the smallest face wanted still has 16 pixels; but nothing is shrunk below 640 pixels, the size such networks are trained for.
     """
-    return max(_SEEN_PICTURE, max(image.shape[:2]) * _SEEN_FACE // min_face)
+    height, width = image.shape[:2]
+    return max(_SEEN_PICTURE, int(max(height, width)) * _SEEN_FACE // min_face)

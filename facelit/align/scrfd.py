@@ -98,19 +98,21 @@ class ScrfdDetector:
         canvas[:height, :width] = image
         outputs = self._run(canvas)
         levels = [
-            _decode(*outputs[level::3], stride, size[1] // stride, (size[0] // stride) * (size[1] // stride))
+            _decode(
+                outputs[level], outputs[level + 3], outputs[level + 6], (size[0] // stride, size[1] // stride), stride
+            )
             for level, stride in enumerate(_STRIDES)
         ]
         boxes, scores, landmarks = (np.concatenate(parts) for parts in zip(*levels, strict=True))
         return Faces(boxes, scores, landmarks).of(suppress(boxes, scores, _SAME_FACE))
 
 
-def _decode(scores: Floats, boxes: Floats, landmarks: Floats, stride: int, columns: int, num_places: int) -> Faces:
+def _decode(scores: Floats, boxes: Floats, landmarks: Floats, grid: tuple[int, int], stride: int) -> Faces:
     """The faces of one stride. All is counted from the place's upper left corner, in units of the stride."""
     scores = scores.reshape(-1)
     rows = np.flatnonzero(scores >= _SCORE)
-    places = rows // (scores.size // num_places)  # a place's anchors stand side by side
-    corners = np.stack([places % columns, places // columns], axis=1).astype(np.float32)
+    places = rows // (scores.size // (grid[0] * grid[1]))  # a place's anchors stand side by side
+    corners = np.stack([places % grid[1], places // grid[1]], axis=1).astype(np.float32)
     sides = boxes.reshape(-1, 4)[rows]
     found = np.hstack([corners - sides[:, :2], corners + sides[:, 2:]])
     points = corners[:, None] + landmarks.reshape(-1, 5, 2)[rows]
