@@ -23,6 +23,7 @@ TOOLS = {
     "card": "write what a checkpoint is, how good it was measured to be, and what it is not for",
     "check": "look for defects in a training set: broken, duplicated, or in the verification set too",
     "embed": "a folder of photos to a file of embeddings",
+    "evaluate": "measure a checkpoint on your own people: verification, identification, a threshold",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
     "identify": "say who is in a photo, out of a gallery of people",
     "pack": "turn a training set into a few large files that load faster",
