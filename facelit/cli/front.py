@@ -22,6 +22,7 @@ TOOLS = {
     "align": "find the faces in photos, and crop them the way networks are trained on them",
     "card": "write what a checkpoint is, how good it was measured to be, and what it is not for",
     "check": "look for defects in a training set: broken, duplicated, or in the verification set too",
+    "cluster": "sort the faces of unlabelled photos by person",
     "embed": "a folder of photos to a file of embeddings",
     "evaluate": "measure a checkpoint on your own people: verification, identification, a threshold",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",

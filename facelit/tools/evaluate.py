@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
 from facelit.inference.console import check_output, open_model, remark, remark_several_faces
 
@@ -34,6 +35,8 @@ def evaluate(
     seed: int = 0,
     show: str | None = None,
     json: str | None = None,
+    detector: DetectorName = "mtcnn",
+    detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
     """Measures a checkpoint on a folder of your own people, and recommends a threshold.
@@ -56,6 +59,8 @@ def evaluate(
         seed: Draws other folds, and other photos to enrol.
         show: A picture (.png) of the ROC and DET curves.
         json: Write the figures to this file (.json).
+        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
         device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
 
     Returns:
@@ -77,9 +82,11 @@ def evaluate(
     from facelit.verification.evaluation_report import recommendation, report_lines
 
     root = Path(folder)
+    if not root.is_dir():
+        raise FacelitError(f"folder not found: {root}. The layout is root/<person>/<photo>.")
     people = list_people(root)
     check_people(root, [len(photos) for photos in people.values()], far)
-    model = open_model(checkpoint, device)
+    model = open_model(checkpoint, device, detector, detector_model)
     flip = flip_average or model.flip_average
     paths = [path for photos in people.values() for path in photos]
     faces = embed_photos(model, paths, aligned, which or "largest", flip, batch_size).require_any(len(paths))
