@@ -4,6 +4,7 @@ from facelit.data.augmentation import Augmentation
 from facelit.data.batches import EvalBatch, TrainBatch
 from facelit.data.datamodule import FaceDataModule
 from facelit.data.identity_folder import IdentityFolder
+from facelit.data.identity_pairs import IdentityPairs
 from facelit.data.pairs import PairsFolder, read_pairs
 from facelit.data.pairs_bin import PairsBin
 from facelit.data.samplers import IdentityBalancedSampler, RandomTripletSampler, ShuffleSampler
@@ -16,6 +17,7 @@ __all__ = [
     "FaceDataModule",
     "IdentityBalancedSampler",
     "IdentityFolder",
+    "IdentityPairs",
     "IdentitySource",
     "PairsBin",
     "PairsFolder",

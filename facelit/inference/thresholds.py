@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from facelit.errors import FacelitError
 
-NAMES = {"best_accuracy": "best accuracy", "far_1e-2": "FAR <= 1e-2", "far_1e-3": "FAR <= 1e-3"}
+NAMES = {"best_accuracy": "best accuracy"} | {f"far_1e-{digit}": f"FAR <= 1e-{digit}" for digit in range(2, 7)}
 """The thresholds that a checkpoint may hold, and how they are called in a sentence."""
 
 Calibration = Mapping[str, Mapping[str, Any]]

@@ -97,7 +97,9 @@ def _cut(item: Item, places: int) -> _Shown:
 
 def _draw_finding(axes: Axes, finding: Finding, top: float) -> None:
     shown = choose(finding)
-    figures = f"{_counted(finding.num_images, 'image', 's')}, {_counted(finding.num_identities, 'identit', 'ies', 'y')}"
+    figures = _counted(finding.num_images, "image", "s")
+    if finding.num_identities:
+        figures += f", {_counted(finding.num_identities, 'identit', 'ies', 'y')}"
     part = "" if len(shown) == finding.count else f"; {len(shown)} of {finding.count:,} shown"
     _write(axes, _MARGIN, top, f"{finding.title}: {figures}{part}", 10, weight="bold")
     _write(axes, _MARGIN, top + 18, finding.explanation, 7.5, color="#555555")

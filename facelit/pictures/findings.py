@@ -40,7 +40,7 @@ class Finding:
         title: Its name in the table.
         explanation: What it means for training.
         num_images: Images concerned.
-        num_identities: Identities concerned.
+        num_identities: Identities concerned; 0 where it is not about identities.
         count: Number of items.
         item: Item by number.
     """

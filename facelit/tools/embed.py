@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +11,13 @@ import numpy.typing as npt
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
 from facelit.inference.console import check_output, open_model, remark, remark_several_faces
-from facelit.storage.images import BadImageError, Crop
+from facelit.storage.images import BadImageError
 from facelit.storage.photo_files import photo_files
-from facelit.storage.processes import default_jobs
-from facelit.storage.progress import progress_bar
 
 if TYPE_CHECKING:
     from facelit.inference import FaceModel
 
-_SHOWN, _WORTH_A_BAR = 10, 200
+_SHOWN = 10
 
 
 def embed(
@@ -65,20 +59,22 @@ def embed(
     check_output(out, "out", (".npz", ".parquet"))
     if batch_size < 1:
         raise FacelitError(f"--batch_size must be at least 1, not {batch_size}.")
+    from facelit.inference.photo_embedding import embed_photos
+
     root = Path(folder)
     paths = list(photo_files(root))
     if not paths:
         state = "holds no photo" if root.is_dir() else "does not exist"
         raise FacelitError(f"{root} {state}.")
     model = open_model(checkpoint, device, detector, detector_model)
-    names, rows, skipped = _embed_all(model, root, paths, aligned, which, flip_average, batch_size)
-    if not names:
-        raise FacelitError(f"none of {len(paths):,} photos can be used, for example {skipped[0]}")
-    embeddings = np.concatenate(rows)
-    _write(Path(out), names, embeddings, model)
-    print(f"{out}: {len(embeddings):,} embeddings of {embeddings.shape[1]} numbers, {model.checkpoint_path}")
-    _report(Path(f"{out}.skipped.tsv"), skipped, len(paths))
-    return int(bool(skipped))
+    faces = embed_photos(model, paths, aligned, which or "largest", flip_average, batch_size).require_any(len(paths))
+    remark_several_faces(faces.several, which is not None)
+    names = [paths[number].relative_to(root).as_posix() for number in faces.photos]
+    _write(Path(out), names, faces.embeddings, model)
+    count, length = faces.embeddings.shape
+    print(f"{out}: {count:,} embeddings of {length} numbers, {model.checkpoint_path}")
+    _report(Path(f"{out}.skipped.tsv"), faces.skipped, len(paths))
+    return int(bool(faces.skipped))
 
 
 embed.aliases = {"checkpoint": ("--ckpt_path",)}  # type: ignore[attr-defined]  # read by facelit.cli.parser
@@ -86,58 +82,6 @@ embed.examples = [  # type: ignore[attr-defined]  # likewise
     "photos",
     "crops --aligned --checkpoint runs/center/version_0/checkpoints/last.ckpt --out crops.parquet",
 ]
-
-
-def _embed_all(
-    model: FaceModel,
-    root: Path,
-    paths: Sequence[Path],
-    aligned: bool,
-    which: Literal["largest", "central"] | None,
-    flip_average: bool,
-    batch_size: int,
-) -> tuple[list[str], list[npt.NDArray[np.float32]], list[BadImageError]]:
-    """Names and embeddings of the photos that can be used, batch by batch, and what is wrong with the others."""
-    several: dict[str, int] = {}
-
-    def read(path: Path) -> Crop | BadImageError:
-        try:
-            found = model.find_faces(path, aligned, which or "largest")
-        except BadImageError as error:
-            return error
-        several[str(path)] = found.in_photo
-        return found.crops[0]
-
-    names: list[str] = []
-    rows: list[npt.NDArray[np.float32]] = []
-    skipped: list[BadImageError] = []
-    # Crops are decoded ahead, in threads; a detector is not asked by two of them at once.
-    results = read_ahead(read, paths, default_jobs(), 4 * batch_size) if aligned else map(read, paths)
-    pairs = zip(paths, results, strict=True)
-    with progress_bar("Embedding", len(paths), _WORTH_A_BAR) as show:
-        done = 0
-        while batch := list(islice(pairs, batch_size)):
-            crops = [(path, crop) for path, crop in batch if not isinstance(crop, BadImageError)]
-            skipped += [error for _, error in batch if isinstance(error, BadImageError)]
-            if crops:
-                names += [path.relative_to(root).as_posix() for path, _ in crops]
-                rows.append(model.embed(np.stack([crop for _, crop in crops]), batch_size, flip_average))
-            done += len(batch)
-            show(done)
-    remark_several_faces(several, which is not None)
-    return names, rows, skipped
-
-
-def read_ahead(read: Callable[[Any], Any], items: Sequence[Any], threads: int, ahead: int) -> Iterator[Any]:
-    """`map(read, items)` by several threads, in order, with at most `ahead` results waiting."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Any]] = deque()
-        for item in items:
-            waiting.append(pool.submit(read, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _write(path: Path, names: list[str], embeddings: npt.NDArray[np.float32], model: FaceModel) -> None:

@@ -29,7 +29,7 @@ def identify(
     aligned: bool = False,
     which: Literal["largest", "central", "all"] | None = None,
     threshold: float | None = None,
-    at: Literal["best_accuracy", "far_1e-2", "far_1e-3"] = "best_accuracy",
+    at: str = "best_accuracy",
     on: str | None = None,
     template: Literal["mean", "all"] = "mean",
     on_bad_photo: Literal["error", "skip"] = "error",
@@ -56,7 +56,8 @@ def identify(
         which: Which face, where a photo has several: the largest (taken, and said, where not given), the most central one, or all,
             which answers for each. In the gallery's photos always one.
         threshold: Own limit on the score, instead of the checkpoint's.
-        at: Which of the checkpoint's thresholds: of best accuracy, or of a false accept rate (FAR) of at most 1e-2 or 1e-3.
+        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR) of at most
+            that.
         on: The verification set that it was measured on; the first one of the checkpoint's where not given.
         template: What a person with several photos is compared by: the mean of their embeddings, or all of them, where the most
             alike counts.

@@ -26,7 +26,7 @@ def verify(
     aligned: bool = False,
     which: Literal["largest", "central"] | None = None,
     threshold: float | None = None,
-    at: Literal["best_accuracy", "far_1e-2", "far_1e-3"] = "best_accuracy",
+    at: str = "best_accuracy",
     on: str | None = None,
     show: str | None = None,
     json: bool = False,
@@ -46,7 +46,8 @@ def verify(
         aligned: The photos are aligned 112x112 crops already.
         which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
         threshold: Own limit on the score, instead of the checkpoint's.
-        at: Which of the checkpoint's thresholds: of best accuracy, or of a false accept rate (FAR) of at most 1e-2 or 1e-3.
+        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR) of at most
+            that.
         on: The verification set that it was measured on; the first one of the checkpoint's where not given.
         show: A picture (.png) of the two crops and the verdict.
         json: Print the answer as JSON.

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelit.cli import main
+from facelit.inference.photo_embedding import read_ahead
 from facelit.inference.photos import FaceFinder, FoundFaces, NoFaceError
-from facelit.tools.embed import read_ahead
 from trained_run import TrainedRun, read, unit
 
 

@@ -1,0 +1,279 @@
+"""An album sorted by person: what is known of its faces, and the folders that they lie in.
+
+The state lies in `OUT/.facelit-cluster.npz`. A photo is known by its bytes, so it may be renamed or moved; a person by the file
+`.facelit-person` in their folder, so it may be renamed, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from facelit.errors import FacelitError
+from facelit.inference.linkage import link_faces
+from facelit.inference.photos import Crops
+from facelit.storage.base import ImageStore
+from facelit.storage.files import cannot_write, replace_file
+from facelit.storage.images import read_file
+
+STATE, CROPS, MARKER, NOISE = ".facelit-cluster.npz", ".facelit-crops", ".facelit-person", "noise"
+_VERSION, _QUALITY, _BLOCK = 1, 92, 4096
+
+Indices = npt.NDArray[np.int64]
+Embeddings = npt.NDArray[np.float32]
+
+
+class Likeness(NamedTuple):
+    """How alike a face is to its own person and to the nearest other one: mean cosine similarities, NaN where there is nobody.
+
+    `own` and `other` float32 (N,), `nearest` the other one's number, int64 (N,), 0 where there is nobody.
+    """
+
+    own: Embeddings
+    other: Embeddings
+    nearest: Indices
+
+
+class Album:
+    """The faces of an album, and who they are.
+
+    Args:
+        out: The folder of the sorted album; made where it is absent.
+        fingerprint: Of the network and how it is used: embeddings of others cannot be compared with these.
+
+    Attributes:
+        digests: Hash of each face's photo, (N,).
+        faces: Number of each face in its photo, from 0, the largest first, (N,).
+        photos: Path of each face's photo when it was last seen, (N,).
+        placed: Path below `out` of each face's link or copy, "" where there is none yet, (N,).
+        people: Number of each face's person, from 1; 0 for nobody, int64 (N,).
+        embeddings: float32 (N, D).
+
+    Raises:
+        FacelitError: The folder cannot be made, or its state is damaged or another network's.
+    """
+
+    def __init__(self, out: Path, fingerprint: str) -> None:
+        self.out, self.fingerprint = out, fingerprint
+        self.digests: list[str] = []
+        self.faces: list[int] = []
+        self.photos: list[str] = []
+        self.placed: list[str] = []
+        self.people: Indices = np.empty(0, np.int64)
+        self.embeddings: Embeddings = np.empty((0, 0), np.float32)
+        self._last_person = 0
+        try:
+            (out / CROPS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(out, error) from None
+        if (out / STATE).is_file():
+            self._load()
+
+    def add(self, photos: Iterable[tuple[str, Path, Crops]], embeddings: Embeddings) -> None:
+        """Takes up the faces of photos, who belong to nobody yet.
+
+        Args:
+            photos: Hash (see `digest_of`), path, and crops of the faces, the largest first.
+            embeddings: Of all these crops, in their order, float32 (n, D).
+        """
+        for digest, photo, crops in photos:
+            for number, crop in enumerate(crops):
+                with replace_file(self._crop(digest, number)) as file:
+                    file.write(simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=_QUALITY))
+            self.digests += [digest] * len(crops)
+            self.faces += range(len(crops))
+            self.photos += [os.path.abspath(photo)] * len(crops)
+            self.placed += [""] * len(crops)
+        self.people = np.append(self.people, np.zeros(len(embeddings), np.int64))
+        self.embeddings = np.concatenate([self.embeddings.reshape(-1, embeddings.shape[1]), embeddings])
+
+    def sort(self, cut: float, fewest: int) -> None:
+        """Gives faces who belong to nobody a person: one that there is, or a new one.
+
+        Args:
+            cut: Cosine similarity that the faces of two groups must have on average to be one person.
+            fewest: Faces that make a new person; smaller groups stay nobody's.
+        """
+        groups = link_faces(self.embeddings, cut, self.people)
+        before = int(self.people.max(initial=0))
+        found, first, counts = np.unique(groups, return_index=True, return_counts=True)
+        number = np.where(found <= before, found, 0)
+        is_new = np.flatnonzero((found > before) & (counts >= fewest))
+        largest_first = is_new[np.lexsort((first[is_new], -counts[is_new]))]
+        number[largest_first] = self._last_person + 1 + np.arange(len(largest_first))
+        self._last_person += len(largest_first)
+        self.people = number[np.searchsorted(found, groups)]
+
+    def likeness(self) -> Likeness:
+        """Of every face; see `Likeness`."""
+        count = len(self.people)
+        numbers = np.unique(self.people[self.people > 0])
+        own, other = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
+        nearest = np.zeros(count, np.int64)
+        if not len(numbers):
+            return Likeness(own, other, nearest)
+        column = np.searchsorted(numbers, self.people)
+        known = self.people > 0
+        sums = np.zeros((len(numbers), self.embeddings.shape[1]))
+        np.add.at(sums, column[known], self.embeddings[known])
+        sizes = np.bincount(column[known], minlength=len(numbers))
+        for start in range(0, count, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, count))
+            scores = self.embeddings[rows] @ (sums / sizes[:, None]).astype(np.float32).T
+            mine = np.flatnonzero(known[rows])
+            size = sizes[column[rows[mine]]]
+            mean = scores[mine, column[rows[mine]]]
+            # Without the face itself, whose product with itself is 1.
+            own[rows[mine]] = np.where(size > 1, (mean * size - 1) / np.maximum(size - 1, 1), np.nan)
+            scores[mine, column[rows[mine]]] = -np.inf
+            best = np.argmax(scores, axis=1)
+            top = scores[np.arange(len(rows)), best]
+            there = np.isfinite(top)
+            other[rows[there]], nearest[rows[there]] = top[there], numbers[best[there]]
+        return Likeness(own, other, nearest)
+
+    def place(self, copy: bool) -> dict[int, str]:
+        """Puts a link to each photo, or a copy, into its people's folders; what lies there already is left alone.
+
+        Returns:
+            Folder of each person; of nobody (0) as well.
+
+        Raises:
+            FacelitError: A folder or file cannot be written.
+        """
+        folders = self._folders()
+        try:
+            for row, person in enumerate(self.people.tolist()):
+                if self.placed[row]:
+                    if person == 0 or not self.placed[row].startswith(f"{NOISE}/"):
+                        continue
+                    (self.out / self.placed[row]).unlink(missing_ok=True)  # nobody's until now
+                self.placed[row] = self._put(row, folders[person], copy)
+        except OSError as error:
+            raise cannot_write(Path(error.filename or self.out), error) from None
+        return folders
+
+    def save(self) -> None:
+        """Writes the state, in one move."""
+        with replace_file(self.out / STATE) as file:
+            np.savez(
+                file,
+                version=np.array(_VERSION),
+                fingerprint=np.array(self.fingerprint),
+                last_person=np.array(self._last_person),
+                digests=np.array(self.digests, np.str_),
+                faces=np.array(self.faces, np.int64),
+                photos=np.array([os.fsencode(photo).hex() for photo in self.photos], np.str_),
+                placed=np.array([os.fsencode(path).hex() for path in self.placed], np.str_),
+                people=self.people,
+                embeddings=self.embeddings,
+            )
+
+    def _load(self) -> None:
+        path = self.out / STATE
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if int(file["version"]) != _VERSION:
+                    raise ValueError(f"its form is {int(file['version'])}, known is {_VERSION}")
+                fingerprint = str(file["fingerprint"])
+                self.digests, self.faces = file["digests"].tolist(), file["faces"].tolist()
+                self.photos = [os.fsdecode(bytes.fromhex(one)) for one in file["photos"].tolist()]
+                self.placed = [os.fsdecode(bytes.fromhex(one)) for one in file["placed"].tolist()]
+                self.people, self.embeddings = file["people"], file["embeddings"]
+                self._last_person = int(file["last_person"])
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise FacelitError(f"{path}: damaged, or of another version ({error}). Sort into another folder.") from None
+        if fingerprint != self.fingerprint:
+            raise FacelitError(
+                f"{self.out} was sorted with another network, or the photos were aligned or averaged otherwise: such embeddings cannot"
+                " be compared. Use the same checkpoint and options, or sort into another folder."
+            )
+
+    def _folders(self) -> dict[int, str]:
+        """The folder of each person, which their marker names; made where there is none."""
+        folders = {0: NOISE}
+        for marker in sorted(self.out.glob(f"*/{MARKER}")):
+            text = marker.read_text(encoding="utf-8", errors="replace").strip()
+            if text.isdigit():
+                folders[int(text)] = marker.parent.name
+        for person in np.unique(self.people).tolist():
+            name = folders.setdefault(person, f"person_{person:04d}")
+            try:
+                (self.out / name).mkdir(exist_ok=True)
+                if person:
+                    (self.out / name / MARKER).write_text(f"{person}\n", encoding="utf-8")
+            except OSError as error:
+                raise cannot_write(self.out / name, error) from None
+        return folders
+
+    def _put(self, row: int, folder: str, copy: bool) -> str:
+        """A link or copy of a face's photo; one that is there already for another face of the photo serves both."""
+        photo = Path(self.photos[row])
+        digest = self.digests[row]
+        for name in (photo.name, f"{photo.stem}_{digest[:8]}{photo.suffix}"):
+            target = self.out / folder / name
+            if not os.path.lexists(target):
+                if copy:
+                    shutil.copy2(photo, target)
+                else:
+                    target.symlink_to(os.path.relpath(photo.resolve(), target.parent.resolve()))
+                break
+            if target.is_file() and digest_of(target) == digest:
+                break
+        return f"{folder}/{name}"
+
+    def _crop(self, digest: str, face: int) -> Path:
+        return self.out / CROPS / f"{digest}_{face}.jpg"
+
+    def crop_store(self) -> ImageStore:
+        """The crops of the faces, in their order, for pictures."""
+        return _Faces(self)
+
+
+class _Faces(ImageStore):
+    """Crops of an album."""
+
+    def __init__(self, album: Album) -> None:
+        self.path = album.out
+        self.identities: Sequence[str] = []
+        self.labels = album.people.astype(np.int32)
+        self._album = album
+
+    def encoded(self, row: int) -> bytes:
+        """The crop's file."""
+        return read_file(self._album._crop(self._album.digests[row], self._album.faces[row]))
+
+    def name(self, row: int) -> str:
+        """The photo's folder and name, and which of its faces it is where it has several."""
+        photo, face = Path(self._album.photos[row]), self._album.faces[row]
+        return f"{photo.parent.name}/{photo.name}{f' face {face + 1}' if face else ''}"
+
+
+def digest_of(path: Path) -> str:
+    """Of a file's bytes.
+
+    Raises:
+        BadImageError: It cannot be read.
+    """
+    return hashlib.blake2b(read_file(path), digest_size=16).hexdigest()
+
+
+def sorted_lines(album: Album, likeness: Likeness, folders: dict[int, str]) -> Iterator[str]:
+    """`faces.tsv`: where each face is, and how sure that is."""
+    yield "photo\tface\tperson\tscore\tnearest_other\tother_score"
+    for row, (own, other, nearest) in enumerate(zip(*likeness, strict=True)):
+        person = folders[int(album.people[row])]
+        rival = folders[int(nearest)] if nearest else ""
+        scores = ("" if np.isnan(one) else f"{one:.4f}" for one in (own, other))
+        mine, theirs = scores
+        photo = album.photos[row].replace("\t", " ").replace("\n", " ")
+        yield f"{photo}\t{album.faces[row] + 1}\t{person}\t{mine}\t{rival}\t{theirs}"
