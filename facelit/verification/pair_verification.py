@@ -131,9 +131,7 @@ class PairVerification(Metric):
         """As `update`: a single batch has no figures of its own."""
         self.update(embeddings, numbers)
 
-    def plot(  # type: ignore[override]  # one axes, not torchmetrics' grid of them
-        self, val: VerificationResult | None = None, ax: Axes | None = None
-    ) -> tuple[Figure | SubFigure, Axes]:
+    def plot(self, val: VerificationResult | None = None, ax: Axes | None = None) -> tuple[Figure | SubFigure, Axes]:
         """Draws the ROC curve on a logarithmic FAR axis, with the operating points marked.
 
         Args:
