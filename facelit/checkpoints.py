@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from facelit.errors import FacelitError
 from facelit.storage.files import replacing
@@ -80,19 +80,6 @@ def store_calibration(path: Path | str, calibration: Mapping[str, Mapping[str, A
     except (OSError, RuntimeError) as error:  # torch's writer raises the latter where the disk is full
         reason = str(error).strip().splitlines()[0][:120]
         raise FacelitError(f"{path}: cannot write the thresholds into this checkpoint ({reason}).") from None
-
-
-def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Copies the backbone weights of a checkpoint into `backbone`; head and optimizers are ignored.
-
-    Raises:
-        FacelitError: The checkpoint's backbone has other parameters or shapes.
-    """
-    prefix = "backbone."
-    state = read_checkpoint(path)["state_dict"]
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    check_fits(backbone.state_dict(), weights, path, "this backbone (option model.init_backbone)")
-    backbone.load_state_dict(weights)
 
 
 def check_fits(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path | str, what: str) -> None:

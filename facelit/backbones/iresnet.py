@@ -15,7 +15,7 @@ from facelit.backbones.channels import check_sizes, scale_channels
 from facelit.backbones.neck import EmbeddingBatchNorm
 from facelit.errors import FacelitError
 
-_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
 """Residual blocks in each of the four groups."""
 
 _FEATURE_MAP = 7 * 7
@@ -32,10 +32,10 @@ class IResNet(nn.Module):
     with nothing after the addition; the first block of each of the four groups halves the resolution, and its shortcut is
     a 1x1 convolution and BN. The neck is BN - dropout - linear - BN, the scale of whose last BN stays 1.
 
-    Parameters have InsightFace's names: the weights of its `iresnet18`, 34, 50 and 100 load into the same depth.
+    Parameters have InsightFace's names: the weights of its `iresnet18`, 34, 50, 100 and 200 load into the same depth.
 
     Args:
-        depth: 18, 34, 50 or 100.
+        depth: 18, 34, 50, 100 or 200.
         embedding_dim: the length of an embedding, D.
         dropout: fraction of the last feature map that is zeroed in training.
         width: multiplies all channel counts (rounded to multiples of 8, and at least 16).
@@ -49,7 +49,7 @@ class IResNet(nn.Module):
 
     def __init__(
         self,
-        depth: Literal[18, 34, 50, 100] = 50,
+        depth: Literal[18, 34, 50, 100, 200] = 50,
         embedding_dim: int = 512,
         dropout: float = 0.0,
         width: float = 1.0,

@@ -14,7 +14,7 @@ from facelit.backbones.neck import EmbeddingBatchNorm
 _BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
 """Rows of table 1: expansion factor t, output channels c, repetitions n, stride s of the first."""
 
-_FEATURE_MAP = 7
+_FEATURE_MAP = (7, 7)
 """Halving 112x112 four times leaves 7x7."""
 
 
@@ -28,6 +28,7 @@ class MobileFaceNet(nn.Module):
     Args:
         embedding_dim: the length of an embedding, D.
         width: multiplies all channel counts (rounded to multiples of 8).
+        feature_map: height and width of the last map, a sixteenth of the images'; (7, 6) for a network that takes 112x96.
 
     Attributes:
         embedding_dim: the length of an embedding.
@@ -36,7 +37,9 @@ class MobileFaceNet(nn.Module):
         FacelitError: from the forward pass in training, if N is 1.
     """
 
-    def __init__(self, embedding_dim: int = 512, width: float = 1.0) -> None:
+    def __init__(
+        self, embedding_dim: int = 512, width: float = 1.0, feature_map: tuple[int, int] = _FEATURE_MAP
+    ) -> None:
         super().__init__()
         check_sizes(width=width, embedding_dim=embedding_dim)
         self.embedding_dim = embedding_dim
@@ -53,7 +56,7 @@ class MobileFaceNet(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.expand = _convolution(channels, last, 1)
         self.neck = nn.Sequential(
-            nn.Conv2d(last, last, _FEATURE_MAP, groups=last, bias=False),  # GDConv
+            nn.Conv2d(last, last, (feature_map[0], feature_map[1]), groups=last, bias=False),  # GDConv
             nn.Flatten(),
             EmbeddingBatchNorm(last),
             nn.Linear(last, embedding_dim, bias=False),  # table 1's last 1x1 convolution

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any
 
 from facelit.cli.program import program
@@ -27,6 +28,8 @@ TOOLS = {
     "evaluate": "measure a checkpoint on your own people: verification, identification, a threshold",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
     "identify": "say who is in a photo, out of a gallery of people",
+    "import": "make a checkpoint of anybody's face network: PyTorch weights or ONNX",
+    "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
     "verify": "say whether two photos show the same person",
 }
@@ -92,7 +95,8 @@ def _run_tool(name: str, arguments: list[str]) -> int:
     """Parses a tool's arguments by its function's signature, and calls it."""
     from facelit.cli.parser import make_parser
 
-    function = getattr(import_module(f"facelit.tools.{name}"), name)
+    python_name = f"{name}_" if iskeyword(name) else name
+    function = getattr(import_module(f"facelit.tools.{python_name}"), python_name)
     options: dict[str, Any] = make_parser(function, f"{program()} {name}").parse_args(arguments).as_dict()
     options.pop("config")
     return int(function(**options) or 0)

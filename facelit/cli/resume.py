@@ -10,6 +10,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit.checkpoints import num_identities
 from facelit.errors import FacelitError
+from facelit.importing.checkpoint import imported_as, read_any, refuse_frozen
 
 _SIZED_ELSEWHERE = ("num_identities", "embedding_dim")
 
@@ -21,19 +22,23 @@ def adopt_model(model: Namespace, checkpoint: Mapping[str, Any]) -> None:
     the configuration as it is.
     """
     trained = checkpoint.get("hyper_parameters", {})
-    changed: list[str] = []
+    record = imported_as(checkpoint)
+    changed = [f"{record['network']}, fed {record['feed']}"] if record else []
     for part in ("backbone", "head"):
         if not isinstance(trained.get(part), Mapping):
             continue
-        changed += _differences(part, model[part], trained[part])
+        if not record:
+            changed += _differences(part, model[part], trained[part])
         _refuse_strange_class(part, trained[part]["class_path"], model[part])
         init_args = dict(trained[part].get("init_args", {}))
         if "weights" in init_args:
             init_args["weights"] = None  # the checkpoint brings them: nothing to download
         if num_identities(checkpoint) is None:
             init_args.pop("num_identities", None)  # the link wrote it beside a head that takes none
-        arguments = Namespace(**init_args)  # type: ignore[no-untyped-call]  # jsonargparse's own
-        model[part] = Namespace(class_path=trained[part]["class_path"], init_args=arguments)  # type: ignore[no-untyped-call]
+        model[part] = _namespace({"class_path": trained[part]["class_path"], "init_args": init_args})
+    if record:
+        # There is no head in it. Nothing here computes a loss: one without parameters takes its place.
+        model.head = _namespace({"class_path": "facelit.heads.TripletHead", "init_args": {}})
     model.init_backbone = None
     if changed:
         rank_zero_info(f"The checkpoint's network is used, not the configuration's: {'; '.join(changed)}")
@@ -48,12 +53,40 @@ def _refuse_strange_class(part: str, class_path: str, configured: Namespace) -> 
         )
 
 
+def adopt_init_backbone(model: Namespace) -> None:
+    """For a fit that starts from somebody else's weights: the network is theirs, whatever the configuration says.
+
+    Nobody can be expected to type what an imported network is built with. A checkpoint of facelit's own leaves the configuration
+    as it is, which has to fit.
+
+    Raises:
+        FacelitError: The file is unknown, or cannot be trained.
+    """
+    path = model.init_backbone
+    checkpoint = read_any(path)
+    record = imported_as(checkpoint)
+    if not record:
+        return
+    refuse_frozen(checkpoint, path)
+    backbone = checkpoint["hyper_parameters"]["backbone"]
+    model.backbone = _namespace(backbone)
+    if "embedding_dim" in model.head.get("init_args", {}):
+        model.head.init_args.embedding_dim = backbone["init_args"]["embedding_dim"]
+    rank_zero_info(
+        f"The network is that of {path}, not the configuration's: {record['network']}, fed {record['feed']}."
+    )
+
+
 def refuse_other_model(model: Namespace, checkpoint: Mapping[str, Any], path: str) -> None:
     """For a resumed fit: the head's own settings may change and are named; another network or optimizer stops.
 
     Raises:
         FacelitError: The configuration asks for another backbone, head, optimizer or schedule than the run has.
     """
+    if imported_as(checkpoint):
+        raise FacelitError(
+            f"{path} was imported: there is no run to resume. Start one from it: --model.init_backbone {path}, without --ckpt_path."
+        )
     trained = checkpoint.get("hyper_parameters", {})
     same_head = _class_path(model.head) == _class_path(trained.get("head"))
     stops: list[str] = []
@@ -82,6 +115,13 @@ def _differences(part: str, configured: Any, trained: Any) -> Iterator[str]:
         if key.rsplit(".", 1)[-1] not in _SIZED_ELSEWHERE and now.get(key) != then.get(key):
             name = ".".join(filter(None, (part, key.replace("init_args.", ""))))
             yield f"{name} is {_show(then.get(key))} in the checkpoint and {_show(now.get(key))} in the configuration"
+
+
+def _namespace(value: Any) -> Any:
+    """Nested dicts as jsonargparse has them."""
+    if isinstance(value, Mapping):
+        return Namespace(**{name: _namespace(inner) for name, inner in value.items()})  # type: ignore[no-untyped-call]
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -30,7 +30,7 @@ from facelit.callbacks import (
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.errors import explain, name_broken_config
 from facelit.cli.program import program
-from facelit.cli.resume import adopt_model, refuse_other_model
+from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.errors import FacelitError
@@ -99,6 +99,8 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand == "fit" and config.data.train is None:
             raise FacelitError(NO_TRAINING_SET)
+        if self.subcommand == "fit" and config.model.init_backbone is not None:
+            adopt_init_backbone(config.model)
         if self.subcommand != "fit":
             config.data.train = None
             if config.ckpt_path is None:

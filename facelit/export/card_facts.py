@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
-from facelit.checkpoints import num_identities, read_checkpoint
+from facelit.checkpoints import CHECKPOINT_KEY, num_identities, read_checkpoint
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
 from facelit.inference.checkpoint import restore_backbone
@@ -73,6 +73,7 @@ class Facts(NamedTuple):
         head: The loss.
         optimizer: The network's.
         init_backbone: The checkpoint whose backbone the run started from.
+        imported: What `facelit import` recorded of the file that the network comes from; empty where `fit` trained it.
         training: The training set.
         identities: People in it.
         images: Images in it.
@@ -92,6 +93,7 @@ class Facts(NamedTuple):
     head: Configured | None
     optimizer: Configured | None
     init_backbone: str | None
+    imported: Mapping[str, Any]
     training: Configured | None
     identities: int | None
     images: int | None
@@ -112,7 +114,8 @@ def gather(path: Path) -> Facts:
     checkpoint = read_checkpoint(path)
     backbone = restore_backbone(checkpoint, str(path))
     run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    configs = _config_files(run_folder)
+    imported = checkpoint.get(CHECKPOINT_KEY, {}).get("imported", {})
+    configs = [] if imported else _config_files(run_folder)  # what lies beside an imported network is not its run's
     config_text = configs[-1].read_text(encoding="utf-8") if configs else None
     config = _parse(config_text)
     trained = checkpoint.get("hyper_parameters", {})
@@ -122,7 +125,7 @@ def gather(path: Path) -> Facts:
         checkpoint=path,
         run_folder=run_folder,
         step=int(checkpoint.get("global_step", 0)),
-        epoch=int(checkpoint["epoch"]) + 1 if "epoch" in checkpoint else None,
+        epoch=int(checkpoint["epoch"]) + 1 if "epoch" in checkpoint and not imported else None,
         chosen_by=_chosen_by(checkpoint, path),
         backbone=_configured(trained.get("backbone")),
         parameters=sum(parameter.numel() for parameter in backbone.parameters()),
@@ -130,6 +133,7 @@ def gather(path: Path) -> Facts:
         head=_configured(trained.get("head")),
         optimizer=_configured(trained.get("optimizer")),
         init_backbone=trained.get("init_backbone"),
+        imported=imported,
         training=training,
         identities=identities,
         images=images,
@@ -160,7 +164,7 @@ def _measured(checkpoint: Mapping[str, Any], config: Mapping[str, Any], run_fold
 
 
 def _calibration(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    calibration: dict[str, Any] = checkpoint.get("facelit", {}).get("calibration", {})
+    calibration: dict[str, Any] = checkpoint.get(CHECKPOINT_KEY, {}).get("calibration", {})
     return calibration
 
 

@@ -58,6 +58,8 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 
 def _head(facts: Facts) -> str:
     name = facts.backbone.name if facts.backbone else "A backbone"
+    if facts.imported:
+        name = _cell(facts.imported["network"])
     today = datetime.date.today().isoformat()
     lines = [
         f"# Face embeddings by {name}",
@@ -80,17 +82,32 @@ def _model(facts: Facts) -> str:
     )
     if facts.chosen_by is None and facts.checkpoint.name != "last.ckpt":
         chosen = _UNKNOWN
+    trained = f"{facts.step:,} steps{epoch}"
+    if facts.imported:
+        trained = chosen = _UNKNOWN
     rows = [
+        *_imported_rows(facts.imported),
         ("backbone", _describe(facts.backbone)),
         ("parameters", f"{facts.parameters:,}"),
         ("input", "an aligned face of 112x112 pixels, RGB, `(x - 127.5) / 127.5`"),
         ("output", f"an embedding of {facts.embedding_dim} numbers; two faces are compared by the cosine of theirs"),
         ("loss", _describe(facts.head)),
         ("optimizer", _describe(facts.optimizer)),
-        ("trained for", f"{facts.step:,} steps{epoch}"),
+        ("trained for", trained),
         ("chosen by", chosen),
     ]
     return "## Model\n\n" + _table(("", ""), rows)
+
+
+def _imported_rows(imported: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not imported:
+        return []
+    return [
+        ("imported from", f"{_code(imported['file'])}, sha256 {_code(imported['sha256'])}"),
+        ("weights of", _cell(imported["home"] or _UNKNOWN)),
+        ("licence of the weights", _cell(imported["licence"] or _UNKNOWN)),
+        ("fed, inside the network", _cell(imported["feed"])),
+    ]
 
 
 def _data(facts: Facts) -> str:
@@ -106,6 +123,8 @@ def _data(facts: Facts) -> str:
 
 
 def _started_from(facts: Facts) -> str:
+    if facts.imported:
+        return "weights that others trained; what they trained on is theirs to say"
     if facts.backbone is None:
         return _UNKNOWN
     if facts.init_backbone:
@@ -266,6 +285,8 @@ def _limits(facts: Facts) -> str:
 
 
 def _configuration(facts: Facts, configs: Sequence[str]) -> str:
+    if facts.imported:
+        return "## Configuration\n\nNone: the network was imported, not trained here."
     if facts.config_text is None:
         return "## Configuration\n\nNot recorded: there is no `config.yaml` in the run's folder."
     links = ", ".join(f"[{path.rpartition('/')[2]}]({path.replace(' ', '%20')})" for path in configs) or "`config.yaml`"

@@ -11,7 +11,7 @@ import torch
 
 from facelit import __version__
 from facelit.align.template import TEMPLATE
-from facelit.checkpoints import read_checkpoint
+from facelit.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from facelit.errors import FacelitError
 from facelit.export.formats import Format, FormatName, format_of
 from facelit.export.graph import EmbeddingGraph
@@ -78,6 +78,7 @@ def export_model(
     """
     path = Path(path)
     chosen = format_of(path, format)
+    _refuse_onnx(model, chosen)
     graph = _make_graph(model, chosen, normalize, l2, dtype, layout)
     metadata = _describe(model, graph)
     expected = _expected(model, crops, graph.l2)
@@ -95,6 +96,15 @@ def export_model(
     except OSError as error:
         raise cannot_write(path, error) from None
     return Exported(path, metadata, len(crops), difference, chosen.opened_in)
+
+
+def _refuse_onnx(model: FaceModel, chosen: Format) -> None:
+    """The graph of an imported ONNX is its file's, which torch cannot see into."""
+    imported = read_checkpoint(model.checkpoint_path).get(CHECKPOINT_KEY, {}).get("imported", {})
+    if chosen.has_graph and imported.get("frozen"):
+        raise FacelitError(
+            f"{model.checkpoint_path} is an ONNX already: use {imported['file']}, which it was imported from."
+        )
 
 
 def _make_graph(

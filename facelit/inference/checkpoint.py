@@ -35,21 +35,32 @@ def restore_backbone(checkpoint: Mapping[str, Any], path: str, backbone: nn.Modu
     if not weights:
         raise FacelitError(f"{path}: there is no backbone in this checkpoint: it is not one of facelit's.")
     if backbone is None:
-        backbone = _build(checkpoint.get("hyper_parameters", {}).get("backbone"), path)
+        backbone = build_backbone(checkpoint.get("hyper_parameters", {}).get("backbone"), path)
     backbone = backbone.float().cpu()
     check_fits(backbone.state_dict(), weights, path, "its backbone")
     backbone.load_state_dict(weights)
     return backbone.eval()
 
 
-def _build(configured: Any, path: str) -> nn.Module:
-    """As the checkpoint's hyperparameters say; its weights come from the checkpoint, never from the network."""
+def build_backbone(configured: Any, path: str) -> nn.Module:
+    """A backbone as a checkpoint's hyperparameters say, with random weights: nothing is downloaded.
+
+    Args:
+        configured: `class_path` and `init_args`, in which further networks may stand in the same form.
+        path: Where that was read from, for messages.
+
+    Raises:
+        FacelitError: It is no such configuration, names a class that is not facelit's, or the class refuses its arguments.
+    """
     if not isinstance(configured, Mapping) or not isinstance(configured.get("class_path"), str):
         raise FacelitError(
             f"{path}: the checkpoint does not say how its backbone is built (it was not made from the command line). {_WAY_OUT}"
         )
     backbone_class = _find_class(configured["class_path"], path)
-    arguments = dict(configured.get("init_args") or {})
+    arguments = {
+        name: build_backbone(value, path) if isinstance(value, Mapping) and "class_path" in value else value
+        for name, value in (configured.get("init_args") or {}).items()
+    }
     if "weights" in arguments:
         arguments["weights"] = None
     try:

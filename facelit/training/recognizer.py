@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,9 @@ from facelit.callbacks.bad_images import BadImageLog
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.random_state import RandomState
 from facelit.callbacks.weight_average import WeightAverage
-from facelit.checkpoints import CHECKPOINT_KEY, load_backbone
+from facelit.checkpoints import CHECKPOINT_KEY
 from facelit.heads import Head
+from facelit.importing.checkpoint import load_backbone
 from facelit.lightning import begin_next_epoch, made_by_command_line, trainer_of
 from facelit.speed.compiling import CompileMode, make_compiled
 from facelit.speed.fusing import StepWatch
@@ -38,7 +38,8 @@ class FaceRecognizer(LightningModule):
         optimizer: The network's optimizer, given its parameters. Centers have their own, from the head.
         lr_scheduler: Learning-rate schedule, given the optimizer.
         lr_interval: Whether the schedule advances each "epoch" or each "step".
-        init_backbone: Checkpoint whose backbone this run starts from, for training on other identities (transfer).
+        init_backbone: Checkpoint whose backbone this run starts from, for training on other identities (transfer); or anybody's
+            weights that `facelit import` knows.
         channels_last: Whether convolutions work on NHWC memory, which is faster on most hardware.
         compile: Whether the backbone goes through torch.compile; true, or one of its modes: "default", "reduce-overhead",
             "max-autotune". Checkpoints are the same either way.
@@ -82,7 +83,7 @@ class FaceRecognizer(LightningModule):
         self.backbone = backbone
         self.channels_last = channels_last
         if weights is not None:
-            load_backbone(backbone, Path(weights))
+            load_backbone(backbone, weights)
         if channels_last:
             backbone.to(memory_format=torch.channels_last)
         if recompute:

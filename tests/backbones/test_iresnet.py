@@ -169,7 +169,7 @@ def test_a_batch_of_one() -> None:
 
 
 def test_sizes_that_there_are_not() -> None:
-    with pytest.raises(FacelitError, match="no depth 101; there are: 18, 34, 50, 100"):
+    with pytest.raises(FacelitError, match="no depth 101; there are: 18, 34, 50, 100, 200"):
         IResNet(101)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="width=0"):
         IResNet(18, width=0)

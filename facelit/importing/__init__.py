@@ -1,0 +1,1 @@
+"""Other people's networks: recognising their weights, and making facelit checkpoints of them."""
