@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from facelit.errors import FacelitError
+from facelit.version import __version__
 
 if TYPE_CHECKING:
     from facelit.inference import load
     from facelit.training.recognizer import FaceRecognizer
 
-__version__ = "0.1.0"
 __all__ = ["FaceRecognizer", "FacelitError", "__version__", "load"]
 
 

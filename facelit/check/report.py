@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from facelit import __version__
 from facelit.check.scan import FORMATS, Scan
 from facelit.check.verification_set import VerificationSet
 from facelit.pictures.findings import Finding
 from facelit.storage.base import CropStore
 from facelit.storage.files import replace_file
+from facelit.version import __version__
 
 VERSION = 1
 """Of the report's form."""

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from facelit import __version__
 from facelit.export.card_facts import Configured, Facts, Measured
 from facelit.verification.protocol import FAR_TARGETS
+from facelit.version import __version__
 
 _UNKNOWN = "not recorded"
 _Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile

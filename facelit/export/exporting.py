@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from facelit import __version__
 from facelit.align.template import TEMPLATE
 from facelit.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from facelit.errors import FacelitError
@@ -19,6 +18,7 @@ from facelit.export.metadata import DType, Layout, Metadata
 from facelit.export.runner import Crops, Floats, Runner
 from facelit.inference import FaceModel
 from facelit.storage.files import cannot_write, replacing
+from facelit.version import __version__
 
 TOLERANCE = 1e-4
 """Largest accepted difference in any component of a unit-length embedding."""
