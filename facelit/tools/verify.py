@@ -1,4 +1,4 @@
-"""`facelit verify`: whether two photos show the same person."""
+"""`facelit verify`: says whether two photos show the same person."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def verify(
 ) -> int:
     """Says whether two photos show the same person.
 
-    Finds the face in each photo, and compares their embeddings: the score is their cosine similarity, and the threshold the one
-    that validation has stored in the checkpoint. Exit status 0 means the same person, 1 different people, 2 that there is no answer.
+    Finds the face in each photo and compares their embeddings: the score is their cosine similarity, and the threshold is one
+    that validation stored in the checkpoint. Exit status 0 means the same person, 1 different people, 2 no answer.
 
     Args:
         first: A photo.
-        second: Another one.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        second: Another photo.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
         aligned: The photos are aligned 112x112 crops already.
         which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
         threshold: Own limit on the score, instead of the checkpoint's.
@@ -91,7 +91,7 @@ verify.examples = [  # type: ignore[attr-defined]  # likewise
 
 
 def sentence(verdict: Verdict) -> str:
-    """The answer in one line, with what its threshold stands for."""
+    """The answer in one line, with an explanation of its threshold."""
     who, sign = ("same person", ">=") if verdict.same else ("different people", "<")
     score, limit = f"{verdict.score:.3f}", f"{verdict.threshold:.3f}"
     if score == limit:
