@@ -73,7 +73,7 @@ class Facts(NamedTuple):
         head: The loss.
         optimizer: The network's optimizer.
         init_backbone: The checkpoint whose backbone the run started from.
-        imported: What `facelit import` recorded of the file that the network comes from; empty where `fit` trained it.
+        imported: Facts recorded by `facelit import` about the network's origin; empty if `fit` trained it.
         training: The training set.
         identities: The number of people in it.
         images: The number of images in it.
@@ -115,7 +115,7 @@ def gather(path: Path) -> Facts:
     backbone = restore_backbone(checkpoint, str(path))
     run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     imported = checkpoint.get(CHECKPOINT_KEY, {}).get("imported", {})
-    configs = [] if imported else _config_files(run_folder)  # what lies beside an imported network is not its run's
+    configs = [] if imported else _config_files(run_folder)  # files next to an imported network are not its run's
     config_text = configs[-1].read_text(encoding="utf-8") if configs else None
     config = _parse(config_text)
     trained = checkpoint.get("hyper_parameters", {})

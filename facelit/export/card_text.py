@@ -106,7 +106,7 @@ def _imported_rows(imported: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("imported from", f"{_code(imported['file'])}, sha256 {_code(imported['sha256'])}"),
         ("weights of", _cell(imported["home"] or _UNKNOWN)),
         ("licence of the weights", _cell(imported["licence"] or _UNKNOWN)),
-        ("fed, inside the network", _cell(imported["feed"])),
+        ("preprocessing in the network", _cell(imported["feed"])),
     ]
 
 
@@ -124,7 +124,7 @@ def _data(facts: Facts) -> str:
 
 def _started_from(facts: Facts) -> str:
     if facts.imported:
-        return "weights that others trained; what they trained on is theirs to say"
+        return "weights trained by others; see their source for the training data"
     if facts.backbone is None:
         return _UNKNOWN
     if facts.init_backbone:
@@ -284,7 +284,7 @@ def _limits(facts: Facts) -> str:
 
 def _configuration(facts: Facts, configs: Sequence[str]) -> str:
     if facts.imported:
-        return "## Configuration\n\nNone: the network was imported, not trained here."
+        return "## Configuration\n\nNone: the network was imported, not trained with facelit."
     if facts.config_text is None:
         return "## Configuration\n\nNot recorded: there is no `config.yaml` in the run's folder."
     links = ", ".join(f"[{path.rpartition('/')[2]}]({path.replace(' ', '%20')})" for path in configs) or "`config.yaml`"

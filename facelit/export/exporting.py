@@ -101,11 +101,11 @@ def export_model(
 
 
 def _refuse_onnx(model: FaceModel, chosen: Format) -> None:
-    """The graph of an imported ONNX is its file's, which torch cannot see into."""
+    """Rejects exporting an imported ONNX as a graph: torch cannot see into it."""
     imported = read_checkpoint(model.checkpoint_path).get(CHECKPOINT_KEY, {}).get("imported", {})
     if chosen.has_graph and imported.get("frozen"):
         raise FacelitError(
-            f"{model.checkpoint_path} is an ONNX already: use {imported['file']}, which it was imported from."
+            f"{model.checkpoint_path} holds an ONNX already: use {imported['file']}, from which it was imported."
         )
 
 

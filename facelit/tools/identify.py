@@ -47,24 +47,24 @@ def identify(
     threshold is unknown. Exit status 1 means that there is no answer for some photo: it cannot be read, or shows no face.
 
     Args:
-        photos: Photos to answer.
-        gallery: Who there is: a folder root/<person>/<photo> (a photo right below the root is one person, called by its name), or a
-            file that --save_gallery wrote.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
-        k: How many people are listed for each face.
-        aligned: All photos, the gallery's too, are aligned 112x112 crops already.
-        which: Which face, where a photo has several: the largest (taken, and said, where not given), the most central one, or all,
-            which answers for each. In the gallery's photos always one.
-        threshold: Own limit on the score, instead of the checkpoint's.
-        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR) of at most
-            that.
-        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
-        template: What a person with several photos is compared by: the mean of their embeddings, or all of them, where the most
-            alike counts.
-        on_bad_photo: A photo of the gallery that cannot be used: error stops, skip leaves it out and says so.
-        save_gallery: Keep the gallery in this file (.npz), which --gallery then takes.
-        faiss: Search through FAISS: for hundreds of thousands of people, see docs/recognition.md.
-        show: A picture (.png) of the faces and their matches.
+        photos: Photos of people to identify.
+        gallery: The known people: a folder root/<person>/<photo> (a photo directly below the root is a person named after the
+            file), or a file that --save_gallery wrote.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
+        k: The number of people to list for each face.
+        aligned: All photos, including the gallery's, are aligned 112x112 crops already.
+        which: The face to use if a photo has several: the largest (the default, with a remark), the most central, or all, for
+            an answer for each. In the gallery's photos always one.
+        threshold: The lowest score of a match, instead of the checkpoint's threshold.
+        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR)
+            of at most that.
+        on: The verification set on which that threshold was measured; by default the checkpoint's first.
+        template: How a person with several photos is compared: by the mean of their embeddings, or by all of them, of which
+            the most similar counts.
+        on_bad_photo: A photo in the gallery that cannot be used: error stops, skip leaves it out and says so.
+        save_gallery: Save the gallery to this file (.npz), for later use with --gallery.
+        faiss: Search through FAISS, for hundreds of thousands of people; see docs/recognition.md.
+        show: Write a picture (.png) of the faces and their matches.
         json: Print the answers as JSON.
         detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).

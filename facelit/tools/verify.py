@@ -44,16 +44,16 @@ def verify(
         second: Another photo.
         checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
         aligned: The photos are aligned 112x112 crops already.
-        which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
-        threshold: Own limit on the score, instead of the checkpoint's.
-        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR) of at most
-            that.
-        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
-        show: A picture (.png) of the two crops and the verdict.
+        which: The face to use if a photo has several: the largest (the default, with a remark) or the most central.
+        threshold: The lowest score of a pair that is the same person, instead of the checkpoint's threshold.
+        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR)
+            of at most that.
+        on: The verification set on which that threshold was measured; by default the checkpoint's first.
+        show: Write a picture (.png) of the two crops and the verdict.
         json: Print the answer as JSON.
-        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
-        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+        device: The device for the network, such as cpu or cuda; by default a GPU if there is one.
 
     Returns:
         0 for the same person, 1 for different people.
