@@ -1,4 +1,4 @@
-"""Keeps a moving average of the backbone's weights, and measures and saves that instead of the weights themselves."""
+"""Keeps a moving average of the backbone's weights, for validations and checkpoints to use in their place."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from facelit.errors import FacelitError
 
 _PREFIX = "backbone."
 STATE_KEY = "weight_average"
-"""Where a checkpoint keeps what training goes on from, among facelit's own entries: `raw` and `updates`."""
+"""The key, among facelit's own entries in a checkpoint, of the state that training continues from: `raw` and `updates`."""
 
 
 class WeightAverage(Callback):
-    """Exponential moving average of the backbone, made after each optimizer step; validations and checkpoints use it.
+    """Exponential moving average of the backbone, updated after each optimizer step; validations and checkpoints use it.
 
-    After update number t the average is ``a <- d a + (1 - d) w`` with ``d = min(decay, (1 + t) / (10 + t))``: while the run is
-    young the average forgets faster, and the random weights it starts from do not linger (the rule of TensorFlow's
-    ExponentialMovingAverage with `num_updates`). Polyak & Juditsky, SIAM J. Control Optim. 30(4), 1992.
+    The t-th update is `a <- d a + (1 - d) w` with `d = min(decay, (1 + t) / (10 + t))`: early in a run the average forgets
+    faster, so that the random weights it starts from do not linger (the rule of TensorFlow's ExponentialMovingAverage with
+    `num_updates`). Polyak & Juditsky, SIAM J. Control Optim. 30(4), 1992.
 
-    - Averaged are the backbone's parameters and its floating-point buffers (the statistics of batch norms), in float32 or wider;
-      whole numbers are copied. The head is not averaged: nothing measures it, and it may be larger than the backbone.
+    - The average covers the backbone's parameters and floating-point buffers (the statistics of batch norms), in float32 or
+      wider; integers are copied. The head is not averaged: nothing measures it, and it may be larger than the backbone.
     - During a validation, and once training has ended, the backbone holds the average.
-    - A checkpoint's `state_dict` holds the average too, so that all that reads checkpoints uses it. What training goes on from
-      stands beside it, and a resumed run takes it up, with or without averaging.
-    - Every process averages for itself; before a validation the buffers of the first one are handed to all, as they differ.
+    - A checkpoint's `state_dict` holds the average too, so that everything that reads checkpoints uses it. The weights that
+      training continues from are stored separately, and a resumed run restores them, with or without averaging.
+    - Every process keeps its own average; before a validation the first process's buffers are broadcast, as they differ.
 
     `FaceRecognizer` makes one (`--model.ema_decay`) and calls `save_into` and `resume_from`.
 
     Args:
-        decay: The share of the average that one step keeps, from 0 to below 1; None averages nothing.
+        decay: The share of the average kept by each step, from 0 to below 1; None turns averaging off.
 
     Raises:
         FacelitError: The decay is out of range.
@@ -44,19 +44,21 @@ class WeightAverage(Callback):
 
     def __init__(self, decay: float | None = None) -> None:
         if decay is not None and not 0 <= decay < 1:
-            raise FacelitError(f"model.ema_decay must be a number from 0 to below 1, as 0.999, or null; not {decay}.")
+            raise FacelitError(
+                f"model.ema_decay must be a number from 0 to below 1, such as 0.999, or null; not {decay}."
+            )
         self.decay = decay
         self._average: dict[str, Tensor] = {}
-        self._raw: dict[str, Tensor] = {}  # what the backbone holds when it does not hold the average
+        self._raw: dict[str, Tensor] = {}  # the backbone's own weights, while it holds the average
         self._updates = 0
         self._seen_step = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets the average of an earlier training: the backbone may have been given other weights since."""
+        """Forgets the average of an earlier training: the backbone's weights may have been replaced since."""
         self._average, self._raw, self._updates = {}, {}, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts from the weights as they are, or from the average that was resumed."""
+        """Starts from the current weights, or from the resumed average."""
         if self.decay is None:
             return
         self._seen_step = trainer.global_step
@@ -68,7 +70,7 @@ class WeightAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Updates the average, once for each optimizer step however many batches that took."""
+        """Updates the average once per optimizer step, however many batches a step takes."""
         if self.decay is not None and trainer.global_step > self._seen_step:
             self._seen_step = trainer.global_step
             self._update(pl_module)
@@ -94,7 +96,7 @@ class WeightAverage(Callback):
         self._lend(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts back what training goes on from."""
+        """Restores the weights that training continues from."""
         if self._raw:
             with torch.no_grad():
                 for name, tensor in _tensors(pl_module).items():
@@ -108,7 +110,7 @@ class WeightAverage(Callback):
     def _lend(self, pl_module: LightningModule) -> None:
         if not self._average or self._raw:
             return
-        # Validations run in inference mode: what is kept beyond them must not be made in it.
+        # Validations run in inference mode, where tensors that outlive them must not be created.
         with torch.inference_mode(False), torch.no_grad():
             live = _tensors(pl_module)
             self._raw = {name: tensor.detach().clone() for name, tensor in live.items()}
@@ -124,26 +126,26 @@ class WeightAverage(Callback):
                     dist.broadcast(average, 0)
 
     def save_into(self, checkpoint: dict[str, Any], own: dict[str, Any]) -> None:
-        """Puts the average into the checkpoint's `state_dict`, and what training goes on from beside it.
+        """Puts the average into the checkpoint's `state_dict`, and the weights that training continues from into `own`.
 
         Args:
-            checkpoint: As Lightning has made it.
-            own: facelit's own entries of it.
+            checkpoint: The checkpoint that Lightning is about to write.
+            own: facelit's own entries in it.
         """
         if not self._average:
             return
         state = checkpoint["state_dict"]
-        if "optimizer_states" in checkpoint:  # without them nobody can resume from it
+        if "optimizer_states" in checkpoint:  # without them the run cannot be resumed
             raw = {name: self._raw.get(name, state[name]) for name in self._average}
             own[STATE_KEY] = {"raw": raw, "updates": self._updates}
         state.update(self._average)
 
     def resume_from(self, checkpoint: dict[str, Any], own: Mapping[str, Any]) -> None:
-        """Takes up the average of a run that is resumed, and hands its `state_dict` what training goes on from.
+        """Restores the average of a resumed run, and puts the weights that training continues from into its `state_dict`.
 
         Args:
-            checkpoint: As it was read, before the module loads it.
-            own: facelit's own entries of it.
+            checkpoint: The checkpoint, before the module loads it.
+            own: facelit's own entries in it.
         """
         saved = own.get(STATE_KEY)
         if saved is None:
@@ -153,7 +155,7 @@ class WeightAverage(Callback):
         state = checkpoint["state_dict"]
         if self.decay is None:
             rank_zero_info(
-                "model.ema_decay is not set: the run goes on without the checkpoint's average of the weights."
+                "model.ema_decay is not set: the run continues without the checkpoint's average of the weights."
             )
         else:
             self._average = {name: state[name] for name in saved["raw"]}
@@ -167,10 +169,10 @@ def _backbone(pl_module: LightningModule) -> nn.Module:
 
 
 def _tensors(pl_module: LightningModule) -> dict[str, Tensor]:
-    """Parameters and buffers that a checkpoint keeps of the backbone, by the names they have there."""
+    """The backbone's parameters and buffers, by their names in a checkpoint."""
     return _backbone(pl_module).state_dict(prefix=_PREFIX)
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """At least float32: in bfloat16 a thousandth of a difference is rounded away."""
+    """At least float32: bfloat16 rounds away a thousandth of a difference."""
     return torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype

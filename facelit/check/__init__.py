@@ -1,1 +1,1 @@
-"""What is wrong with a set of crops: broken, duplicate or mislabelled images, and people who are in a test set too."""
+"""Finds what is wrong with a set of crops: broken, duplicate or mislabelled images, or people who are in a test set too."""

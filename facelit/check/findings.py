@@ -1,4 +1,4 @@
-"""What is wrong with a training set, from the facts of its images."""
+"""Finds what is wrong with a training set from the facts about its images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def find_all(
 
     Args:
         store: The training set.
-        scan: The facts of all its images.
-        against: Verification sets; where there are none, the two findings that need one are left out.
+        scan: The facts about all its images.
+        against: Verification sets; without any, the two findings that need one are omitted.
         min_images: Identities with fewer readable images are reported.
-        empty: Identities that are not in the store, as they have no image; reported with the former.
+        empty: Identities without any image, hence not in the store; reported with those.
 
     Returns:
-        Findings in a fixed order, also those of which there is none.
+        Findings in a fixed order, including empty ones.
     """
     findings = [
         _unreadable(store, scan),
@@ -48,7 +48,7 @@ def find_all(
 def _of_images(
     store: CropStore, key: str, title: str, explanation: str, rows: Rows, note: Callable[[int], Any]
 ) -> Finding:
-    """A finding of single images; `note` gives what the report adds about a row, and the same in words."""
+    """A finding of single images; `note` returns what the report adds about a row, and the same in words."""
 
     def item(number: int) -> Item:
         row = int(rows[number])
@@ -65,7 +65,7 @@ def _identities_of(store: CropStore, rows: Rows) -> int:
 
 
 def _unreadable(store: CropStore, scan: Scan) -> Finding:
-    explanation = "The file is empty, cut short, no image, or absurdly large. Training stops at it."
+    explanation = "The file is empty, truncated, not an image, or absurdly large. Training stops at it."
     rows = np.flatnonzero(~scan.is_readable)
     return _of_images(
         store, "unreadable", "Unreadable", explanation, rows, lambda row: ({"reason": scan.reasons[row]}, "")
@@ -73,9 +73,7 @@ def _unreadable(store: CropStore, scan: Scan) -> Finding:
 
 
 def _wrong_size(store: CropStore, scan: Scan) -> Finding:
-    explanation = (
-        f"Not {CROP_SIZE}x{CROP_SIZE} pixels. Training stops at it unless it was asked to resize: align the photos."
-    )
+    explanation = f"Not {CROP_SIZE}x{CROP_SIZE} pixels. Training stops at it unless told to resize: align the photos."
     width, height = scan.facts["width"], scan.facts["height"]
     rows = np.flatnonzero(scan.is_readable & ((width != CROP_SIZE) | (height != CROP_SIZE)))
 
@@ -86,9 +84,7 @@ def _wrong_size(store: CropStore, scan: Scan) -> Finding:
 
 
 def _grey(store: CropStore, scan: Scan) -> Finding:
-    explanation = (
-        "Red, green and blue are equal in every pixel, exactly. Harmless if few; a bias if they are one kind of person."
-    )
+    explanation = "Red, green and blue are exactly equal in every pixel. Harmless if few; a bias if they are of one kind of person."
     rows = np.flatnonzero(scan.facts["is_grey"])
     return _of_images(store, "grey", "Grey", explanation, rows, lambda row: ({}, ""))
 
@@ -98,7 +94,7 @@ def _duplicates(store: CropStore, scan: Scan) -> tuple[Finding, Finding]:
     labels = store.labels[rows]
     firsts = np.repeat(labels[starts[:-1]], np.diff(starts))
     is_mixed = np.logical_or.reduceat(labels != firsts, starts[:-1]) if len(rows) else np.empty(0, np.bool_)
-    within = "The same pixels several times in one identity. Triplets of them teach nothing; keep one."
+    within = "The same pixels several times in one identity. Triplets of them teach nothing: keep one."
     across = "The same pixels under several identities: at least one label is wrong."
     return (
         _of_groups(store, "duplicates_within", "Duplicates in one identity", within, rows, starts, ~is_mixed),
@@ -110,8 +106,8 @@ def equal_groups(scan: Scan) -> tuple[Rows, Rows]:
     """Groups of readable images with the same pixels.
 
     Returns:
-        Rows of all images that have an equal, group by group in the order of their first rows, ascending in each; and
-        where each group starts, and the last one ends, shape (num_groups + 1,).
+        The rows of all images in a group, group by group in the order of their first rows, ascending within each; and the
+        start of each group and the end of the last, shape (num_groups + 1,).
     """
     readable = np.flatnonzero(scan.is_readable)
     digest = scan.facts["digest"][readable]
@@ -167,7 +163,7 @@ def _few_images(store: CropStore, scan: Scan, min_images: int, empty: Sequence[s
 
 def _by_name(store: CropStore, against: Sequence[VerificationSet]) -> Finding:
     explanation = (
-        "Identities with the name of a person in a verification set: verification would be on people seen in training."
+        "Identities with the name of a person in a verification set: they would be verified on people seen in training."
         " See exclude_identities."
     )
     people: dict[str, list[_Person]] = defaultdict(list)
@@ -195,7 +191,7 @@ def _by_name(store: CropStore, against: Sequence[VerificationSet]) -> Finding:
 
 
 class _Person(NamedTuple):
-    """One person of a verification set, with their first image where the set has any."""
+    """A person in a verification set, with their first image if the set has one."""
 
     path: str
     name: str
@@ -213,14 +209,14 @@ def _people(one: VerificationSet) -> Iterator[_Person]:
 
 
 def _first_rows(store: ImageStore) -> Rows:
-    """The first image of each identity, int64, shape (num_identities,); -1 where there is none."""
+    """The first image of each identity, int64, shape (num_identities,); -1 for an identity without images."""
     first = np.full(len(store.identities), -1, np.int64)
     first[store.labels[::-1]] = np.arange(len(store) - 1, -1, -1)
     return first
 
 
 def _by_image(store: CropStore, scan: Scan, against: Sequence[VerificationSet]) -> Finding:
-    explanation = "The same pixels as an image of a verification set, under whatever name."
+    explanation = "The same pixels as an image in a verification set, under whatever name."
     places: dict[tuple[int, int], list[tuple[VerificationSet, int]]] = defaultdict(list)
     for one in against:
         if one.scan is not None:

@@ -1,4 +1,4 @@
-"""What a training folder contains besides the training set."""
+"""Finds what a training folder contains besides the training set."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _OTHER_IMAGES = (
 _WORTH_A_BAR = 2_000
 """Fewer folders than this are walked without a progress bar."""
 _SETS_NAMED = 3
-"""As many folders are proposed where DATA is not the training set itself."""
+"""The number of folders suggested if DATA is not the training set itself."""
 
 
 class Ignored(NamedTuple):
-    """What `FolderStore` passes over, hidden files and folders apart. Paths are relative to the training folder.
+    """Everything that `FolderStore` ignores, except hidden files and folders. Paths are relative to the training folder.
 
     Attributes:
-        files: Files of other kinds, in it or in an identity.
-        endings: How many of them end in what, in small letters; "" where a name has no ending.
-        subfolders: Folders inside identities that hold images, at any depth, and how many.
+        files: Files of other kinds, in the training folder or in an identity.
+        endings: The number of them by suffix in lower case; "" for names without one.
+        subfolders: Folders inside identities that hold images, at any depth, and the number of images.
         empty: Identities without an image of their own.
-        num_identities: Identities in which anything is ignored, or which are empty.
+        num_identities: The number of identities that are empty or in which anything is ignored.
     """
 
     files: Names
@@ -49,12 +49,12 @@ class Ignored(NamedTuple):
 
     @property
     def num_images(self) -> int:
-        """Images in subfolders, and files that other programs take for images."""
+        """The number of images in subfolders, and of files that other programs regard as images."""
         return sum(count for _, count in self.subfolders) + sum(self.endings[ending] for ending in _OTHER_IMAGES)
 
     def __str__(self) -> str:
-        """In a few words; "" where nothing is ignored."""
-        endings = [f"{count:,} {ending or 'without an ending'}" for ending, count in self.endings.most_common(5)]
+        """A summary in a few words; "" if nothing is ignored."""
+        endings = [f"{count:,} {ending or 'without a suffix'}" for ending, count in self.endings.most_common(5)]
         more = ["others"] if len(self.endings) > len(endings) else []
         parts = [f"{len(self.files):,} file(s) of other kinds ({', '.join(endings + more)})"] if endings else []
         if self.subfolders:
@@ -66,7 +66,7 @@ class Ignored(NamedTuple):
 
 
 def find_ignored(root: Path) -> Ignored:
-    """Walks a folder root/<identity>/<image> for what is no image of an identity.
+    """Walks a folder root/<identity>/<image> for anything that is not an image of an identity.
 
     Raises:
         FacelitError: A folder cannot be listed.
@@ -84,7 +84,7 @@ def find_ignored(root: Path) -> Ignored:
 
 
 class _Walk:
-    """What was found so far; the names of files lie end to end, as there may be millions."""
+    """The findings so far; file names are stored end to end, as there may be millions."""
 
     def __init__(self, root: Path) -> None:
         self.endings: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class _Walk:
         return Names(np.frombuffer(self._offsets, np.int64), np.frombuffer(self._blob, np.uint8))
 
     def folder(self, name: str) -> tuple[list[str], int]:
-        """Notes the files of other kinds in a folder; gives its subfolders' paths, sorted, and its number of images."""
+        """Records a folder's files of other kinds; returns its subfolders' paths, sorted, and its number of images."""
         folders: list[str] = []
         others: list[str] = []
         num_images = 0
@@ -106,7 +106,7 @@ class _Walk:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if name and is_image(entry.name):  # a folder of such a name too, as `FolderStore` has it
+                if name and is_image(entry.name):  # even a folder of such a name, as in `FolderStore`
                     num_images += 1
                 else:
                     (folders if entry.is_dir() else others).append(os.path.join(name, entry.name))
@@ -139,7 +139,7 @@ def _cannot_list(root: Path, error: OSError) -> FacelitError:
 
 
 def ignored_finding(ignored: Ignored) -> Finding:
-    """As the report and the table have it: first the subfolders, then the empty identities, then the files."""
+    """The finding for report and table: first the subfolders, then the empty identities, then the files."""
     explanation = (
         f"Not in the set: files that do not end in {', '.join(sorted(IMAGE_SUFFIXES))}; images below root/<identity>/; identities"
         " without an image."
@@ -161,7 +161,7 @@ def ignored_finding(ignored: Ignored) -> Finding:
 
 
 def why_empty(root: Path) -> str:
-    """What a folder in which there is no image of any identity holds instead; "" where there is nothing to say."""
+    """Says what a folder without a single identity's image holds instead; "" if there is nothing to say."""
     try:
         sets = list(islice(_sets_below(root), _SETS_NAMED + 1))
     except OSError as error:
@@ -175,7 +175,7 @@ def why_empty(root: Path) -> str:
 
 
 def _sets_below(root: Path) -> Iterator[tuple[str, str]]:
-    """Folders in `root` that are training sets, in the order of their names, each with a file that shows it."""
+    """Folders in `root` that are training sets, sorted by name, each with a file that shows it."""
     for folder in sorted(_folders_in(root)):
         shown = next(
             (path for name in (MANIFEST, "train.rec") if os.path.isfile(path := os.path.join(folder, name))), None

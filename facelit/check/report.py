@@ -1,4 +1,4 @@
-"""What `facelit check` found, for machines (JSON) and for people (a table)."""
+"""Reports the findings of `facelit check`, for machines (JSON) and for people (a table)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from facelit.storage.files import replace_file
 from facelit.version import __version__
 
 VERSION = 1
-"""Of the report's form."""
+"""The version of the report's format."""
 
 _EXAMPLES = 2
 
 
 def summary(store: CropStore, scan: Scan) -> dict[str, Any]:
-    """Plain facts of a training set, as the report has them under `data`."""
+    """The facts about a training set, for the report's entry `data`."""
     per_identity = np.bincount(store.labels, minlength=len(store.identities))
     formats = np.bincount(scan.facts["format"][scan.is_readable], minlength=len(FORMATS))
     return {
@@ -47,7 +47,7 @@ def summary(store: CropStore, scan: Scan) -> dict[str, Any]:
 
 
 def verification_summary(against: Sequence[VerificationSet]) -> list[dict[str, Any]]:
-    """What was compared with, as the report has it under `against`."""
+    """The sets that were compared with, for the report's entry `against`."""
     return [
         {
             "path": one.path,
@@ -62,15 +62,15 @@ def verification_summary(against: Sequence[VerificationSet]) -> list[dict[str, A
 def write_report(
     path: Path, data: dict[str, Any], min_images: int, against: list[dict[str, Any]], findings: Sequence[Finding]
 ) -> None:
-    """Writes the report: UTF-8 JSON, one item a line, made one at a time.
+    """Writes the report: UTF-8 JSON, one item per line, made one at a time.
 
     Args:
-        path: Replaced in one move.
+        path: The file to write, atomically.
         data: See `summary`.
-        min_images: The limit of `few_images`.
+        min_images: The limit for `few_images`.
         against: See `verification_summary`.
-        findings: All of them; each has `key`, `explanation`, `count` (of its items), `images` and `identities` (how many are
-            concerned), and the `items`.
+        findings: All findings; each is written as `key`, `explanation`, `count` (of its items), `images` and `identities`
+            (the numbers affected), and the `items`.
     """
     options = {"min_images": min_images}
     head = {"format": "facelit-check", "version": VERSION, "facelit": __version__, "options": options}
@@ -125,5 +125,5 @@ def print_summary(
 
 
 def _text(text: str) -> Text:
-    """Names of files as they are: no markup, and no stand-ins for bytes that no terminal takes."""
+    """Text without markup, and without surrogates for undecodable bytes, which terminals reject."""
     return Text(text.encode("utf-8", "replace").decode())

@@ -1,4 +1,4 @@
-"""Reading every image of a store once, on all cores, into a few bytes of facts each."""
+"""Reads every image of a store once, on all cores, and keeps a few bytes of facts about each."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from facelit.storage.progress import progress_bar
 FACTS = np.dtype(
     [("digest", "u8", 2), ("width", "u4"), ("height", "u4"), ("num_bytes", "u4"), ("format", "u1"), ("is_grey", "?")]
 )
-"""What is kept of an image, 30 bytes.
+"""The facts about an image, 30 bytes.
 
-`digest` hashes the decoded pixels and the size; width and height are 0 where the image cannot be read; `format` is a place
-in `FORMATS`; `is_grey` says whether the three channels are equal in every pixel.
+`digest` is a hash of the decoded pixels and the size; width and height are 0 if the image cannot be read; `format` is an
+index into `FORMATS`; `is_grey` tells whether the three channels are equal in every pixel.
 """
 
 FORMATS = ("none", "JPEG", "PNG", "WebP", "other")
-"""By the file's first bytes, whatever its name ends in; "none" cannot be read."""
+"""Image formats, recognised by a file's first bytes, whatever its suffix; "none" cannot be read."""
 
 _CHUNK = 128
-"""Images that a process reads at a time, at least."""
+"""The fewest images that a process reads at a time."""
 _MOST_CHUNKS = 4_096
-"""Where there are many images, a process reads more at a time: each chunk costs the parent some 2 KB."""
+"""The most chunks: with many images a process reads more at a time, as each chunk costs the parent some 2 KB."""
 _WINDOW = 1 << 23
-"""Images after which processes are started anew: only so many facts are in memory twice."""
+"""The number of images after which processes are restarted, which bounds the facts that are in memory twice."""
 _WORTH_A_POOL = 2_000
 """Fewer images than this are read before a second process has started."""
 _WORTH_A_BAR = 1_000
 """Fewer images than this are read without a progress bar."""
 
 Rows = Sequence[int] | npt.NDArray[np.int64]
-"""Which images of a store."""
+"""Indices of images in a store."""
 Pixels = npt.NDArray[np.uint8]
 """An image of any size: uint8, RGB, shape (height, width, 3)."""
 
 
 class Scan(NamedTuple):
-    """What was found in the images of a store.
+    """The facts about the images of a store.
 
     Attributes:
         facts: One record of dtype `FACTS` for each image, shape (num_images,).
-        reasons: Why an image cannot be read, by its place in `facts`.
+        reasons: Why an image cannot be read, by its index in `facts`.
     """
 
     facts: npt.NDArray[Any]
@@ -63,15 +63,15 @@ class Scan(NamedTuple):
 
 
 def scan_images(store: ImageStore, rows: Rows | None = None, jobs: int | None = None) -> Scan:
-    """Reads images and notes what `FACTS` lists of each.
+    """Reads images and records the facts listed in `FACTS` about each.
 
     Args:
-        store: Where they lie.
-        rows: Which ones; all where not given.
-        jobs: Number of processes; one per core where not given.
+        store: The images.
+        rows: The images to read; by default all.
+        jobs: The number of processes; by default one per core.
 
     Returns:
-        The facts, in the order of `rows`, whatever the number of processes.
+        The facts in the order of `rows`, whatever the number of processes.
 
     Raises:
         FacelitError: `jobs` is below 1, or a process died.
@@ -88,7 +88,7 @@ def scan_images(store: ImageStore, rows: Rows | None = None, jobs: int | None = 
 
 
 def _scan_window(scan: Scan, start: int, rows: Rows, store: ImageStore, jobs: int, show: Callable[[int], None]) -> None:
-    """Fills in the facts from `start` on."""
+    """Fills in the facts about `rows`, from index `start` on."""
     size = max(_CHUNK, -(-len(rows) // _MOST_CHUNKS))
     chunks = [rows[first : first + size] for first in range(0, len(rows), size)]
     done = start
@@ -133,7 +133,7 @@ def _format(start: bytes) -> int:
 
 
 def _is_grey(pixels: Pixels) -> bool:
-    for some in (pixels[len(pixels) // 2], pixels):  # nearly every colour image shows it in one line
+    for some in (pixels[len(pixels) // 2], pixels):  # one line gives nearly every colour image away
         if (some[..., 0] != some[..., 1]).any() or (some[..., 0] != some[..., 2]).any():
             return False
     return True

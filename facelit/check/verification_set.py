@@ -24,11 +24,11 @@ class VerificationSet(NamedTuple):
     """One verification set, or a list of its people.
 
     Attributes:
-        path: As the user named it.
-        people: Their names; empty for a `.bin`, which has none.
-        store: Its images; None where it is a list of names.
-        rows: Which images of `store` belong to it, int64.
-        scan: What was found in them, in the order of `rows`.
+        path: The path as the user gave it.
+        people: The people's names; empty for a `.bin`, which has none.
+        store: Its images; None for a list of names.
+        rows: The images of `store` that belong to it, int64.
+        scan: The facts about these images, in the order of `rows`.
     """
 
     path: str
@@ -45,7 +45,7 @@ class BinStore(ImageStore):
         path: The file.
 
     Raises:
-        FacelitError: It is absent or damaged.
+        FacelitError: The file does not exist or is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -60,7 +60,7 @@ class BinStore(ImageStore):
         return BinStore, (self.path,)
 
     def encoded(self, row: int) -> bytes:
-        """The image file's bytes."""
+        """The encoded image's bytes."""
         return self._images[row]
 
     def name(self, row: int) -> str:
@@ -69,7 +69,7 @@ class BinStore(ImageStore):
 
 
 def comparable(name: str) -> str:
-    """A name as people's names are compared: whatever its case, with spaces and underscores alike."""
+    """Normalises a person's name for comparison: case is ignored, and spaces and underscores are equal."""
     return re.sub(r"[\s_]+", "_", unicodedata.normalize("NFKC", name).casefold().strip())
 
 
@@ -77,9 +77,9 @@ def read_verification_sets(against: Sequence[str], pairs: str | None, jobs: int 
     """Reads verification sets, and the images of those that have any.
 
     Args:
-        against: For each a folder `root/<name>/<image>` (or a packed one), an InsightFace `.bin`, or a `.txt` with names.
-        pairs: A pairs file: of the folders only the people it names count; where there is no folder, their names do.
-        jobs: Number of processes; one per core where not given.
+        against: For each set a folder `root/<name>/<image>` (or a pack), an InsightFace `.bin`, or a `.txt` with names.
+        pairs: A pairs file: of the folders only the people named in it count; without a folder the names themselves do.
+        jobs: The number of processes; by default one per core.
 
     Raises:
         FacelitError: One is missing or malformed, or a folder has none of the people that `pairs` names.
@@ -105,12 +105,12 @@ def _read(path: str, named: frozenset[str] | None, pairs: str | None, jobs: int 
     if not Path(path).is_dir():
         raise FacelitError(
             f"verification set not found: {path} (option against). Name a folder root/<name>/<image>, an InsightFace .bin,"
-            " or a .txt with one name a line."
+            " or a .txt with one name per line."
         )
     store = open_store(path)
     people = [name for name in store.identities if named is None or name in named]
     if not people:
-        raise FacelitError(f"{path} (option against): has none of the people of {pairs or 'a verification set'}.")
+        raise FacelitError(f"{path} (option against) has none of the people in {pairs or 'a verification set'}.")
     is_of_set = np.array([named is None or name in named for name in store.identities])
     rows = np.flatnonzero(is_of_set[store.labels])
     return VerificationSet(path, people, store, rows, scan_images(store, rows, jobs))

@@ -1,4 +1,4 @@
-"""The command line's front: training commands go to Lightning's, tools run at once, without torch."""
+"""The command line's front: training commands go to Lightning's command line, tools run at once, without torch."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from facelit.errors import FacelitError
 TRAINING = {
     "fit": "train",
     "validate": "measure a checkpoint on the verification sets",
-    "test": "the same under another name",
+    "test": "the same as validate",
     "predict": "embed a folder of crops",
 }
 TOOLS = {
-    "align": "find the faces in photos, and crop them the way networks are trained on them",
-    "card": "write what a checkpoint is, how good it was measured to be, and what it is not for",
-    "check": "look for defects in a training set: broken, duplicated, or in the verification set too",
-    "cluster": "sort the faces of unlabelled photos by person",
-    "embed": "a folder of photos to a file of embeddings",
-    "evaluate": "measure a checkpoint on your own people: verification, identification, a threshold",
+    "align": "find the faces in photos and crop them as training expects",
+    "card": "write a model card: a checkpoint's data, measured accuracy, use and limits",
+    "check": "find broken or duplicate images in a training set, or people in the verification set too",
+    "cluster": "sort the faces in unlabelled photos by person",
+    "embed": "turn a folder of photos into a file of embeddings",
+    "evaluate": "measure a checkpoint on your own people, and recommend a threshold",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
-    "identify": "say who is in a photo, out of a gallery of people",
-    "import": "make a checkpoint of anybody's face network: PyTorch weights or ONNX",
+    "identify": "say who in a gallery of people is in a photo",
+    "import": "make a checkpoint from any face network: PyTorch weights or ONNX",
     "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
     "verify": "say whether two photos show the same person",
@@ -41,7 +41,7 @@ Trains face-verification embeddings, and looks after the data for it.
 
 first steps:
   {program} fit --config configs/center.yaml --config configs/demo.yaml   built-in faces, three minutes, no downloads
-  {program} fit --config configs/center.yaml --data.train.root FOLDER     your own
+  {program} fit --config configs/center.yaml --data.train.root FOLDER     your own data
   {program} COMMAND --help                                                every option of a command
 """
 
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the program; a user error ends it with a short message and status 2.
 
     Args:
-        args: Arguments instead of the command line's, for calling it from Python.
+        args: Arguments to use instead of the command line's, for calls from Python.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     first = arguments[0] if arguments else "--help"
@@ -86,13 +86,13 @@ def _leave(status: int) -> None:
 
 
 def overview() -> str:
-    """What `--help` alone prints."""
+    """The text that `--help` alone prints."""
     rows = [f"  {name:<10}{text}" for name, text in (TRAINING | TOOLS).items()]
     return _OVERVIEW.format(program=program(), commands="\n".join(["commands:", *rows]))
 
 
 def _run_tool(name: str, arguments: list[str]) -> int:
-    """Parses a tool's arguments by its function's signature, and calls it."""
+    """Parses a tool's arguments according to its function's signature, and calls it."""
     from facelit.cli.parser import make_parser
 
     python_name = f"{name}_" if iskeyword(name) else name

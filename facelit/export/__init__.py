@@ -1,4 +1,4 @@
-"""A trained network for other programs: ONNX, `torch.export`, safetensors, each compared with its checkpoint first."""
+"""Exports a trained network for other programs (ONNX, `torch.export`, safetensors), compared with its checkpoint."""
 
 from facelit.export.exporting import TOLERANCE, Exported, export_model
 from facelit.export.formats import FormatName, read_metadata

@@ -1,4 +1,4 @@
-"""What a checkpoint and its run's folder know: the facts that a model card states."""
+"""Gathers the facts that a model card states, from a checkpoint and its run's folder."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Source = TypeVar("Source", IdentitySource, VerificationSource)
 
 
 class Configured(NamedTuple):
-    """A class and its arguments, as a configuration names them."""
+    """A class and its arguments, as in a configuration."""
 
     class_path: str
     init_args: dict[str, Any]
 
     @property
     def name(self) -> str:
-        """The class without its module."""
+        """The class name without its module."""
         return self.class_path.rpartition(".")[2]
 
 
 class Counts(NamedTuple):
-    """What a verification set consists of, where it is still there to be counted."""
+    """A verification set's folds and pairs, counted if the set still exists."""
 
     folds: int
     genuine: int
@@ -42,12 +42,12 @@ class Measured(NamedTuple):
     """A verification set's figures.
 
     Attributes:
-        name: Under which the run logged it.
-        figures: What the checkpoint holds: see `facelit.verification.calibration`.
-        source: What the set is; None where not recorded.
-        counts: None where not known.
-        picture: The ROC curve; None where there is none.
-        picture_step: The training step that the picture was drawn at; None where not known.
+        name: The name under which the run logged it.
+        figures: The checkpoint's figures: see `facelit.verification.calibration`.
+        source: The set's class and arguments; None if not recorded.
+        counts: Its folds and pairs; None if not known.
+        picture: The picture of the ROC curve, if there is one.
+        picture_step: The training step at which the picture was drawn; None if not known.
     """
 
     name: str
@@ -59,27 +59,27 @@ class Measured(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """All that a card states; None for what is not recorded.
+    """All that a card states; None for anything not recorded.
 
     Attributes:
-        checkpoint: The file.
-        run_folder: Where its run wrote.
-        step: Optimizer steps behind the weights.
-        epoch: The epoch that they were in, counted from 1.
-        chosen_by: The figure that the checkpoint was chosen by.
-        backbone: Its class.
-        parameters: How many the backbone has.
-        embedding_dim: Length of an embedding.
+        checkpoint: The checkpoint's path.
+        run_folder: The folder of its run.
+        step: The number of optimizer steps the weights were trained for.
+        epoch: The epoch of that step, counted from 1.
+        chosen_by: The figure by which the checkpoint was chosen.
+        backbone: The backbone's class and arguments.
+        parameters: The number of the backbone's parameters.
+        embedding_dim: The length of an embedding.
         head: The loss.
-        optimizer: The network's.
+        optimizer: The network's optimizer.
         init_backbone: The checkpoint whose backbone the run started from.
-        imported: What `facelit import` recorded of the file that the network comes from; empty where `fit` trained it.
+        imported: Facts recorded by `facelit import` about the network's origin; empty if `fit` trained it.
         training: The training set.
-        identities: People in it.
-        images: Images in it.
-        measured: By verification set.
+        identities: The number of people in it.
+        images: The number of images in it.
+        measured: The figures of each verification set.
         configs: The run's configuration files, in the order of its starts.
-        config_text: The last of them.
+        config_text: The text of the last of them.
     """
 
     checkpoint: Path
@@ -103,19 +103,19 @@ class Facts(NamedTuple):
 
 
 def gather(path: Path) -> Facts:
-    """Reads them.
+    """Gathers the facts about a checkpoint.
 
     Args:
-        path: A checkpoint.
+        path: The checkpoint.
 
     Raises:
-        FacelitError: It is absent, damaged, or none of facelit's.
+        FacelitError: The checkpoint does not exist, is damaged, or was not written by facelit.
     """
     checkpoint = read_checkpoint(path)
     backbone = restore_backbone(checkpoint, str(path))
     run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     imported = checkpoint.get(CHECKPOINT_KEY, {}).get("imported", {})
-    configs = [] if imported else _config_files(run_folder)  # what lies beside an imported network is not its run's
+    configs = [] if imported else _config_files(run_folder)  # files next to an imported network are not its run's
     config_text = configs[-1].read_text(encoding="utf-8") if configs else None
     config = _parse(config_text)
     trained = checkpoint.get("hyper_parameters", {})
@@ -169,7 +169,7 @@ def _calibration(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chosen_by(checkpoint: Mapping[str, Any], path: Path) -> str | None:
-    """The figure whose best value made this file, where it is a checkpoint that ModelCheckpoint kept as one of the best."""
+    """The figure by which ModelCheckpoint chose this file; None for a `last.ckpt`, which was not chosen."""
     for state in checkpoint.get("callbacks", {}).values():
         if isinstance(state, Mapping) and state.get("monitor") and path.name != "last.ckpt":
             return str(state["monitor"])
@@ -188,7 +188,7 @@ def _config_files(run_folder: Path) -> list[Path]:
 
 
 def _parse(text: str | None) -> dict[str, Any]:
-    """A configuration that is no valid YAML tells nothing; it is shown all the same."""
+    """Parses a configuration; invalid YAML yields no facts, though the card still shows its text."""
     try:
         config = yaml.safe_load(text or "")
     except yaml.YAMLError:
@@ -203,7 +203,7 @@ def _configured(value: Any) -> Configured | None:
 
 
 def _count_training_set(training: Configured | None, known: int | None) -> tuple[int | None, int | None]:
-    """Identities and images; the images only of a set that has as many identities as the checkpoint was trained with."""
+    """Counts identities and images; the images only if the set still has as many identities as in training."""
     source = _open(training, IdentitySource)  # type: ignore[type-abstract]  # its subclasses are not
     if source is None or (known is not None and source.num_identities != known):
         return known, None
@@ -211,7 +211,7 @@ def _count_training_set(training: Configured | None, known: int | None) -> tuple
 
 
 def _count_pairs(source: Configured | None, num_pairs: int) -> Counts | None:
-    """None where the set is no longer there, or has other pairs than were measured."""
+    """Counts a set's pairs; None if it no longer exists, or the number of pairs differs from the one measured."""
     pairs = _open(source, VerificationSource)  # type: ignore[type-abstract]  # its subclasses are not
     if pairs is None or len(pairs.is_same) != num_pairs:
         return None
@@ -220,7 +220,7 @@ def _count_pairs(source: Configured | None, num_pairs: int) -> Counts | None:
 
 
 def _open(configured: Configured | None, kind: type[Source]) -> Source | None:
-    """One of facelit's own sources as the run used it, without reading its images; None where it cannot be had."""
+    """Opens one of facelit's own sources as the run did, without reading its images; None if that fails."""
     if configured is None or not configured.class_path.startswith("facelit.data."):
         return None
     module, _, name = configured.class_path.rpartition(".")

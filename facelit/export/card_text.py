@@ -1,4 +1,4 @@
-"""A model card's Markdown."""
+"""Writes a model card's Markdown."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _DRAWN = "facelit.data.Synthetic"
 
 
 def card_text(facts: Facts, pictures: Mapping[str, str | None], configs: Sequence[str]) -> str:
-    """The whole card.
+    """Writes the whole card.
 
     Args:
-        facts: What is known.
-        pictures: Path of the ROC picture by verification set, relative to the card; None where there is none.
-        configs: Paths of the run's configuration files, relative to the card; none where it does not lie in the run's folder.
+        facts: What is known of the checkpoint.
+        pictures: The path of each verification set's ROC picture, relative to the card; None if there is no picture.
+        configs: Paths of the run's configuration files, relative to the card; empty if the card is outside the run's folder.
 
     Returns:
         Markdown with GitHub's tables.
@@ -46,7 +46,7 @@ def card_text(facts: Facts, pictures: Mapping[str, str | None], configs: Sequenc
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
-    """95 % confidence interval of a share that was seen in `count` independent trials.
+    """95 % confidence interval of a share observed in `count` independent trials.
 
     Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
     """
@@ -63,12 +63,12 @@ def _head(facts: Facts) -> str:
     today = datetime.date.today().isoformat()
     lines = [
         f"# Face embeddings by {name}",
-        f"Card of the checkpoint `{facts.checkpoint.name}`, written by facelit {__version__} on {today}.",
+        f"Model card of the checkpoint `{facts.checkpoint.name}`, written by facelit {__version__} on {today}.",
     ]
     if _is_drawn(facts.training):
         lines.append(
             "> **Not for photos of people.** This network was trained on facelit's built-in faces, which are drawings. It shows"
-            " that the machinery works, and has learned nothing about people."
+            " that the software works, but has learned nothing about people."
         )
     return "\n\n".join(lines)
 
@@ -76,9 +76,9 @@ def _head(facts: Facts) -> str:
 def _model(facts: Facts) -> str:
     epoch = f" (in epoch {facts.epoch:,})" if facts.epoch else ""
     chosen = (
-        f"its `{facts.chosen_by}`, among the checkpoints of its run"
+        f"the best `{facts.chosen_by}` among its run's checkpoints"
         if facts.chosen_by
-        else "nothing: it is the latest of its run"
+        else "nothing: it is the run's latest"
     )
     if facts.chosen_by is None and facts.checkpoint.name != "last.ckpt":
         chosen = _UNKNOWN
@@ -90,7 +90,7 @@ def _model(facts: Facts) -> str:
         ("backbone", _describe(facts.backbone)),
         ("parameters", f"{facts.parameters:,}"),
         ("input", "an aligned face of 112x112 pixels, RGB, `(x - 127.5) / 127.5`"),
-        ("output", f"an embedding of {facts.embedding_dim} numbers; two faces are compared by the cosine of theirs"),
+        ("output", f"an embedding of {facts.embedding_dim} numbers; faces are compared by cosine similarity"),
         ("loss", _describe(facts.head)),
         ("optimizer", _describe(facts.optimizer)),
         ("trained for", trained),
@@ -106,7 +106,7 @@ def _imported_rows(imported: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("imported from", f"{_code(imported['file'])}, sha256 {_code(imported['sha256'])}"),
         ("weights of", _cell(imported["home"] or _UNKNOWN)),
         ("licence of the weights", _cell(imported["licence"] or _UNKNOWN)),
-        ("fed, inside the network", _cell(imported["feed"])),
+        ("preprocessing in the network", _cell(imported["feed"])),
     ]
 
 
@@ -124,13 +124,13 @@ def _data(facts: Facts) -> str:
 
 def _started_from(facts: Facts) -> str:
     if facts.imported:
-        return "weights that others trained; what they trained on is theirs to say"
+        return "weights trained by others; see their source for the training data"
     if facts.backbone is None:
         return _UNKNOWN
     if facts.init_backbone:
-        return f"the backbone of {_code(facts.init_backbone)}: what that was trained on counts as training data of this one too"
+        return f"the backbone of {_code(facts.init_backbone)}: its training data counts as this network's too"
     if facts.backbone.init_args.get("weights"):
-        return f"weights {_code(facts.backbone.init_args['weights'])}: that data counts as training data of this network too"
+        return f"weights {_code(facts.backbone.init_args['weights'])}: their training data counts as this network's too"
     return "random weights"
 
 
@@ -145,7 +145,7 @@ def _results(facts: Facts, pictures: Mapping[str, str | None]) -> str:
     if not facts.measured:
         return (
             "## Results\n\nNot recorded: the checkpoint holds no figures. `facelit validate ... --verification.calibrate true`"
-            " measures it and writes them into it."
+            " measures it and adds them."
         )
     columns = (
         "set",
@@ -180,7 +180,7 @@ def _result_row(one: Measured) -> tuple[str, ...]:
 
 
 def _tar(one: Measured, target: float) -> str:
-    """TAR at a FAR, its interval where the number of genuine pairs is known, and what stands behind the FAR."""
+    """TAR at a FAR, with its interval and the number of impostor pairs behind the FAR, if these are known."""
     point = one.figures["thresholds"].get(f"far_{_far(target)}")
     if point is None:
         return "too few impostor pairs" + (f" ({one.counts.impostors:,})" if one.counts else "")
@@ -195,28 +195,26 @@ def _tar(one: Measured, target: float) -> str:
 
 def _result_notes(facts: Facts) -> Iterable[str]:
     for one in facts.measured:
-        folds = f"{one.counts.folds} folds" if one.counts else f"the set's folds (how many: {_UNKNOWN})"
-        flip = (
-            "; an embedding is the mean of the crop's and its mirror image's" if one.figures.get("flip_average") else ""
-        )
+        folds = f"{one.counts.folds} folds" if one.counts else f"the set's folds (number {_UNKNOWN})"
+        flip = "; embeddings were averaged with the mirror image's" if one.figures.get("flip_average") else ""
         drawn = " **Drawn faces: the figures say nothing about people.**" if _is_drawn(one.source) else ""
         yield (
             f"{_code(one.name)}: {_describe(one.source)}, {one.figures['images']:,} images, measured at step"
-            f" {one.figures['step']:,}; accuracy is a mean over {folds}{flip}.{drawn}"
+            f" {one.figures['step']:,}; accuracy is the mean over {folds}{flip}.{drawn}"
         )
         if one.figures["step"] != facts.step:
             yield f"{_code(one.name)} was measured {facts.step - one.figures['step']:,} steps before these weights were saved."
     yield (
         "Accuracy ± standard error by LFW's View 2 protocol: each fold at the threshold that is best on the others. The intervals are"
-        " Wilson's and take pairs for independent; pairs that share people make them a little too narrow."
+        " Wilson's and assume independent pairs; pairs that share people make them a little too narrow."
     )
     yield (
-        "TAR at FAR: the share of genuine pairs accepted where at most that share of the impostor pairs is, with its 95 % interval in"
+        "TAR at FAR x: the share of genuine pairs accepted when at most a share x of the impostor pairs is, with its 95 % interval in"
         " brackets."
     )
     if facts.chosen_by == "val/accuracy":
         yield (
-            f"The checkpoint was chosen by its accuracy on {_code(facts.measured[0].name)}: its figures there are a little optimistic."
+            f"The checkpoint was chosen by its accuracy on {_code(facts.measured[0].name)}: its figures there are slightly optimistic."
         )
 
 
@@ -226,9 +224,9 @@ def _picture(one: Measured, path: str | None, step: int) -> str:
     if one.picture_step is None:
         when = "The run drew it at its last validation; its title names the step."
     elif one.picture_step == one.figures["step"]:
-        when = f"Drawn at step {one.picture_step:,}, where the figures above were measured."
+        when = f"Drawn at step {one.picture_step:,}, when the figures above were measured."
     else:
-        when = f"Drawn at step {one.picture_step:,}, not where the figures above were measured (step {one.figures['step']:,})."
+        when = f"Drawn at step {one.picture_step:,}; the figures above were measured at step {one.figures['step']:,}."
     return f"![ROC curve on {_cell(one.name)}]({path.replace(' ', '%20')})\n\nROC curve on {_code(one.name)}. {when}"
 
 
@@ -239,10 +237,10 @@ def _thresholds(facts: Facts) -> str:
         for kind, at in one.figures["thresholds"].items()
     ]
     if not rows:
-        return "## Thresholds\n\nNot recorded: `facelit verify` and `facelit identify` ask for `--threshold`."
+        return "## Thresholds\n\nNot recorded: `facelit verify` and `facelit identify` need `--threshold`."
     return (
-        "## Thresholds\n\nTwo faces are taken for one person where the cosine of their embeddings is at least the threshold. FAR and TAR"
-        " are those of the set that it was chosen on, over all of its pairs: on other pairs they will be somewhat worse.\n\n"
+        "## Thresholds\n\nTwo faces count as the same person if the cosine similarity of their embeddings is at least the threshold. FAR"
+        " and TAR were measured on all pairs of the set that the threshold was chosen on: on other pairs they will be somewhat worse.\n\n"
         + _table(("set", "threshold for", "threshold", "FAR", "TAR"), rows)
     )
 
@@ -262,7 +260,7 @@ model = facelit.load("{name}")
 print(model.verify("one.jpg", "other.jpg", aligned=False))
 ```
 
-`facelit export face.onnx --checkpoint {name}` makes a file for other programs."""
+`facelit export face.onnx --checkpoint {name}` writes a file for other programs."""
 
 
 def _limits(facts: Facts) -> str:
@@ -270,35 +268,35 @@ def _limits(facts: Facts) -> str:
     drawn_sets = [one.name for one in facts.measured if _is_drawn(one.source)]
     points = [
         "Meant for research on face verification, and for comparing photos of people who have agreed to it. Face embeddings are"
-        " biometric data: in many places the law asks for consent or forbids the use.",
-        "Not for decisions about people that nobody checks: a score is evidence, not proof of who somebody is.",
-        "How error rates differ by age, sex, skin colour or origin has not been measured. Networks of this kind are known to differ.",
-        "Only for aligned crops of 112x112 pixels (`facelit align` makes them, by the five points of ArcFace's template). On others"
-        " the figures above do not hold.",
-        f"{threshold}: photos of another kind, another camera or other people shift it. Measure on pairs of your own.",
-        "It does not tell a living face from a photo of one.",
+        " biometric data: in many places the law requires consent or forbids their use.",
+        "Not for decisions about people without human review: a score is evidence, not proof of identity.",
+        "How error rates differ by age, sex, skin colour or origin has not been measured. For networks of this kind they are known to.",
+        "Only for aligned crops of 112x112 pixels (`facelit align` makes them, by the five points of ArcFace's template). The figures"
+        " above do not hold for other images.",
+        f"{threshold}: other kinds of photos, cameras or people shift it. Measure on your own pairs.",
+        "It cannot tell a live face from a photo of one.",
     ]
     if drawn_sets:
         names = ", ".join(map(_code, drawn_sets))
-        points.append(f"Figures and thresholds of {names} are of drawings: they hold for no photo.")
+        points.append(f"The figures and thresholds of {names} were measured on drawings: they do not hold for photos.")
     return "## Intended use and limits\n\n" + "\n".join(f"- {point}" for point in points)
 
 
 def _configuration(facts: Facts, configs: Sequence[str]) -> str:
     if facts.imported:
-        return "## Configuration\n\nNone: the network was imported, not trained here."
+        return "## Configuration\n\nNone: the network was imported, not trained with facelit."
     if facts.config_text is None:
         return "## Configuration\n\nNot recorded: there is no `config.yaml` in the run's folder."
     links = ", ".join(f"[{path.rpartition('/')[2]}]({path.replace(' ', '%20')})" for path in configs) or "`config.yaml`"
-    which = "the last of them" if len(configs) > 1 else "the whole of it"
+    which = "the last of them in full" if len(configs) > 1 else "in full"
     return (
-        f"## Configuration\n\n{links}; {which}:\n\n<details>\n<summary>Everything that the run used</summary>\n\n"
+        f"## Configuration\n\n{links}; {which}:\n\n<details>\n<summary>All of the run's settings</summary>\n\n"
         f"```yaml\n{facts.config_text.rstrip()}\n```\n\n</details>"
     )
 
 
 def _describe(configured: Configured | None) -> str:
-    """`VGG16` (batch_norm: True, width: 0.125); arguments that are not set are left out."""
+    """Formats as `VGG16` (batch_norm: True, width: 0.125), without arguments that are None."""
     if configured is None:
         return _UNKNOWN
     arguments = ", ".join(f"{key}: {value}" for key, value in configured.init_args.items() if value is not None)
@@ -310,7 +308,7 @@ def _is_drawn(configured: Configured | None) -> bool:
 
 
 def _far(target: float) -> str:
-    """0.01 as 1e-2."""
+    """Formats 0.01 as 1e-2."""
     return f"1e{round(math.log10(target))}"
 
 
@@ -324,5 +322,5 @@ def _code(text: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """No text of a file ends a cell or a line of the table, or starts a tag."""
+    """Escapes text from a file, which must not end a table's cell or line, or start a tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""Exports a trained network to a file for other programs, and keeps the file only if both give the same embeddings."""
+"""Exports a trained network for other programs, and keeps the file only if its embeddings match the checkpoint's."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from facelit.storage.files import cannot_write, replacing
 from facelit.version import __version__
 
 TOLERANCE = 1e-4
-"""Largest accepted difference in any component of a unit-length embedding."""
+"""The largest accepted difference in any component of a unit-length embedding."""
 
 _ONE_BY_ONE = 4
-"""Number of crops that are also compared in batches of one."""
+"""The number of crops that are also compared in batches of one."""
 
 
 class Exported(NamedTuple):
@@ -32,10 +32,10 @@ class Exported(NamedTuple):
 
     Attributes:
         path: The file.
-        metadata: What it says about itself.
-        num_crops: Crops that it was compared on.
-        difference: Largest absolute difference by batch size, relative to the embeddings' length.
-        opened_in: What ran the file.
+        metadata: The metadata in the file.
+        num_crops: The number of crops it was compared on.
+        difference: The largest absolute difference by batch size, relative to the embeddings' length.
+        opened_in: The software that ran the file.
     """
 
     path: Path
@@ -56,25 +56,25 @@ def export_model(
     layout: Layout = "NCHW",
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Exports a checkpoint's network. The file appears, or replaces an older one, once it has been compared.
+    """Exports a checkpoint's network. The file appears, or replaces an older one, only once it has passed the comparison.
 
     Args:
-        model: From `facelit.load(checkpoint)`.
-        path: The file; its suffix says the format.
-        crops: What the file is compared on, uint8 RGB (N, 112, 112, 3), N at least 2: faces aligned as in training.
-        format: Instead of the suffix.
-        normalize: Whether the file takes RGB in 0..255 and turns it into [-1, 1] itself.
+        model: The result of `facelit.load(checkpoint)`.
+        path: The file to write; its suffix determines the format.
+        crops: Faces to compare on, aligned as in training, uint8 RGB (N, 112, 112, 3), N at least 2.
+        format: The format, whatever the suffix.
+        normalize: Whether the file takes RGB in 0..255 and maps it to [-1, 1] itself.
         l2: Whether embeddings come out with length 1.
-        dtype: Of the input; uint8 with `normalize`, else float32, where not given.
-        layout: Of the input.
-        tolerance: Largest difference that is let through.
+        dtype: The type of the input; by default uint8 with `normalize`, float32 without.
+        layout: The layout of the input.
+        tolerance: The largest accepted difference.
 
     Returns:
-        What was written, and how far it is from the checkpoint.
+        A description of the file, and how far its embeddings are from the checkpoint's.
 
     Raises:
-        FacelitError: The options contradict one another, a package is missing, the network cannot be exported or the file not
-            be written, or what the file gives differs.
+        FacelitError: The options contradict one another, a package is missing, the network cannot be exported, the file cannot
+            be written, or its embeddings differ from the checkpoint's.
     """
     path = Path(path)
     chosen = format_of(path, format)
@@ -87,8 +87,10 @@ def export_model(
         with replacing(path) as temporary:
             _write(chosen, graph, metadata, temporary, path)
             difference = _compare(chosen.open_runner(temporary, graph), graph, crops, expected)
-            worst = float(np.max(list(difference.values())))  # numpy's: a NaN among them is the largest
-            if not worst <= tolerance:  # a NaN is no agreement
+            worst = float(
+                np.max(list(difference.values()))
+            )  # numpy's max, unlike Python's, returns a NaN if there is one
+            if not worst <= tolerance:  # not `>`: a NaN must fail
                 raise FacelitError(
                     f"{path}: not written. In {chosen.opened_in} the embeddings of {len(crops)} crops differ from the"
                     f" checkpoint's by up to {worst:.2g}, more than {tolerance:g}."
@@ -99,11 +101,11 @@ def export_model(
 
 
 def _refuse_onnx(model: FaceModel, chosen: Format) -> None:
-    """The graph of an imported ONNX is its file's, which torch cannot see into."""
+    """Rejects exporting an imported ONNX as a graph: torch cannot see into it."""
     imported = read_checkpoint(model.checkpoint_path).get(CHECKPOINT_KEY, {}).get("imported", {})
     if chosen.has_graph and imported.get("frozen"):
         raise FacelitError(
-            f"{model.checkpoint_path} is an ONNX already: use {imported['file']}, which it was imported from."
+            f"{model.checkpoint_path} holds an ONNX already: use {imported['file']}, from which it was imported."
         )
 
 
@@ -114,11 +116,11 @@ def _make_graph(
     if not chosen.has_graph:
         if dtype == "uint8" or layout != "NCHW":
             raise FacelitError(
-                f"a {chosen.suffix} file holds weights alone: the type and layout of the input are options of .onnx and .pt2."
+                f"a {chosen.suffix} file holds only weights: the type and layout of the input are options for .onnx and .pt2."
             )
         return EmbeddingGraph(backbone, normalize=False, l2=False, dtype="float32")
     if dtype == "uint8" and not normalize:
-        raise FacelitError("without normalisation inside the input is float32 in [-1, 1]: it cannot be uint8.")
+        raise FacelitError("without normalisation in the file, its input is float32 in [-1, 1] and cannot be uint8.")
     return EmbeddingGraph(backbone, normalize, l2, dtype or ("uint8" if normalize else "float32"), layout)
 
 
@@ -144,9 +146,9 @@ def _describe(model: FaceModel, graph: EmbeddingGraph) -> Metadata:
 
 
 def _expected(model: FaceModel, crops: Crops, l2: bool) -> Floats:
-    """What the checkpoint gives: unit embeddings, with their own lengths again where the file does not take them away."""
+    """The checkpoint's embeddings: of unit length with `l2`, of their original length without."""
     if len(crops) < 2:
-        raise FacelitError("an export is compared on 2 crops or more, in batches of one and of all.")
+        raise FacelitError("comparing an export takes at least 2 crops, for batches of one and of all.")
     directions = model.embed(crops)
     if l2:
         return directions
@@ -159,9 +161,9 @@ def _expected(model: FaceModel, crops: Crops, l2: bool) -> Floats:
 
 
 def _compare(run: Runner, graph: EmbeddingGraph, crops: Crops, expected: Floats) -> dict[int, float]:
-    """Largest absolute difference of a component, for batches of one and for all crops in one batch.
+    """The largest absolute difference of a component, for batches of one and for all crops in one batch.
 
-    It is relative to the embedding's length, so that it means the same with and without L2 normalisation inside.
+    It is relative to the embedding's length, so that it means the same with and without L2 normalisation in the file.
     """
     images = graph.prepare(torch.from_numpy(crops))
     few = min(_ONE_BY_ONE, len(crops))
@@ -180,7 +182,7 @@ def _check_target(path: Path, checkpoint: Path) -> None:
     if path.is_dir():
         raise FacelitError(f"{path} is a folder: name a file.")
     if not path.parent.is_dir():
-        raise FacelitError(f"{path.parent}: there is no such folder. Make it first.")
+        raise FacelitError(f"{path.parent}: there is no such folder. Create it first.")
     if path.exists() and path.samefile(checkpoint):
         raise FacelitError(f"{path} is the checkpoint itself: name another file.")
 
@@ -190,7 +192,7 @@ def _write(chosen: Format, graph: EmbeddingGraph, metadata: Metadata, temporary:
         chosen.write(graph, metadata, temporary)
     except (FacelitError, OSError):
         raise
-    except Exception as error:  # torch, onnx and safetensors have a dozen of their own, for graphs and for full disks
+    except Exception as error:  # torch, onnx and safetensors raise a dozen kinds, for graphs and for full disks
         reason = next(iter(str(error).strip().splitlines()), "")[:200] or type(error).__name__
         raise FacelitError(
             f"{path}: {type(graph.backbone).__name__} cannot be exported in this format ({reason})."

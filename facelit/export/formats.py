@@ -14,19 +14,19 @@ from facelit.export.metadata import Metadata, from_json
 from facelit.export.runner import Runner
 
 FormatName = Literal["onnx", "torch_export", "safetensors"]
-"""The formats that a network is exported to."""
+"""The formats that a network can be exported to."""
 
 
 class Format(NamedTuple):
     """A file format for exported networks.
 
     Attributes:
-        suffix: How such files' names end.
-        opened_in: What the check runs it in, for a message.
-        has_graph: Whether it holds the whole graph, normalisation included, or the backbone's weights alone.
+        suffix: The suffix of such files' names.
+        opened_in: The software that the check runs it in, for messages.
+        has_graph: Whether it holds the whole graph, including normalisation, or only the backbone's weights.
         write: Writes the file.
-        open_runner: Opens what `write` wrote, given the graph that it wrote.
-        read_text: The JSON of the metadata, None where there is none.
+        open_runner: Opens the file that `write` wrote, given the same graph.
+        read_text: Returns the metadata's JSON, or None if there is none.
     """
 
     suffix: str
@@ -51,7 +51,7 @@ FORMATS: dict[FormatName, Format] = {
     ),
     "safetensors": Format(
         ".safetensors",
-        "a backbone built anew",
+        "a newly built backbone",
         False,
         safetensors.write,
         safetensors.open_runner,
@@ -61,14 +61,14 @@ FORMATS: dict[FormatName, Format] = {
 
 
 def format_of(path: Path, name: FormatName | None = None) -> Format:
-    """The format to write.
+    """Finds the format to write.
 
     Args:
-        path: Its suffix decides where `name` is not given.
+        path: The file to write, whose suffix determines the format unless `name` is given.
         name: The format's name.
 
     Raises:
-        FacelitError: The suffix is no format's.
+        FacelitError: The suffix does not belong to any format.
     """
     if name is not None:
         return FORMATS[name]
@@ -80,10 +80,10 @@ def format_of(path: Path, name: FormatName | None = None) -> Format:
 
 
 def read_metadata(path: Path | str) -> Metadata:
-    """Metadata of an exported file; nothing in it is executed, and the format is recognised by content.
+    """Reads the metadata of an exported file; nothing in it is executed, and the format is recognised by content.
 
     Raises:
-        FacelitError: The file is absent, damaged or not from `facelit export`, or the package that reads it is absent.
+        FacelitError: The file does not exist, is damaged or not from `facelit export`, or the package to read it is not installed.
     """
     path = Path(path)
     if not path.is_file():
@@ -92,7 +92,7 @@ def read_metadata(path: Path | str) -> Metadata:
         start = file.read(9)
     if zipfile.is_zipfile(path):
         text = torch_export.read_text(path)
-    elif start[8:] == b"{":  # safetensors: the length of its JSON header in eight bytes, and the header
+    elif start[8:] == b"{":  # safetensors: eight bytes with the length of the JSON header, then the header
         text = safetensors.read_text(path)
     else:
         text = onnx.read_text(path)

@@ -1,4 +1,4 @@
-"""The network as it is exported: from crops as they lie in a file to embeddings that can be compared."""
+"""The network as it is exported: from a crop's pixels to embeddings that can be compared."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from facelit.export.metadata import DType, Layout
 
 
 class EmbeddingGraph(nn.Module):
-    """A backbone in eval mode with what belongs before and after it.
+    """A backbone in eval mode with input normalisation before it and L2 normalisation after it.
 
     Args:
-        backbone: Float images in [-1, 1], shape (N, 3, 112, 112), to embeddings (N, D). It is set to eval mode: batch
+        backbone: Maps float images in [-1, 1], shape (N, 3, 112, 112), to embeddings (N, D). It is set to eval mode: batch
             normalisation uses its running statistics, dropout does nothing.
-        normalize: Whether the input is RGB in 0..255, which `(x - 127.5) / 127.5` turns into [-1, 1] here.
+        normalize: Whether the input is RGB in 0..255, which `(x - 127.5) / 127.5` maps to [-1, 1] here.
         l2: Whether embeddings are divided by their length, so that a dot product is the cosine similarity.
-        dtype: Of the input; uint8 makes sense with `normalize` only.
-        layout: Of the input.
+        dtype: The type of the input; uint8 requires `normalize`.
+        layout: The layout of the input.
 
     Raises:
         ValueError: uint8 without `normalize`.
@@ -60,7 +60,7 @@ class EmbeddingGraph(nn.Module):
         return F.normalize(embeddings, dim=1) if self.l2 else embeddings
 
     def prepare(self, crops: Tensor) -> Tensor:
-        """Crops as this graph takes them, the way a program that uses the file would prepare them.
+        """Turns crops into this graph's input, as a program that uses the file would.
 
         Args:
             crops: uint8 RGB, shape (N, 112, 112, 3).

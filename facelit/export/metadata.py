@@ -1,4 +1,4 @@
-"""What an exported file says about itself: how crops must come in, what comes out, and where to draw the line."""
+"""The metadata in an exported file: its input, its output, and the thresholds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Literal
 from facelit.errors import FacelitError
 
 KEY = "facelit"
-"""Under this name a file keeps its metadata, one JSON text (in `torch.export` the extra file `facelit.json`)."""
+"""The key of the metadata in a file, a JSON text (in `torch.export` the extra file `facelit.json`)."""
 
 VERSION = 1
-"""Version of the metadata format."""
+"""The version of the metadata format."""
 
 DType = Literal["uint8", "float32"]
 Layout = Literal["NCHW", "NHWC"]
@@ -22,26 +22,26 @@ Layout = Literal["NCHW", "NHWC"]
 
 @dataclass(frozen=True)
 class Metadata:
-    """Everything that a program needs to use an exported file as the training saw faces.
+    """Everything a program must know to feed an exported file faces as in training, and to interpret its embeddings.
 
     Attributes:
-        facelit: Version that wrote the file.
-        checkpoint: Name of the checkpoint's file, without its folder.
-        step: Optimizer steps behind the checkpoint's weights.
-        class_path: Import path of the backbone's class.
-        init_args: Arguments it was built with; None where the checkpoint does not know.
-        embedding_dim: Length of an embedding, D.
-        dtype: Of the input.
-        layout: Of the input: NCHW is (N, 3, 112, 112), NHWC is (N, 112, 112, 3).
-        range: Lowest and highest value of a pixel in the input.
-        normalize_inside: Whether the file itself turns 0..255 into [-1, 1].
+        facelit: The version of facelit that wrote the file.
+        checkpoint: The checkpoint's file name, without its folder.
+        step: The number of optimizer steps the weights were trained for.
+        class_path: The import path of the backbone's class.
+        init_args: The arguments it was built with; None if the checkpoint does not record them.
+        embedding_dim: The length of an embedding, D.
+        dtype: The type of the input.
+        layout: The layout of the input: NCHW is (N, 3, 112, 112), NHWC is (N, 112, 112, 3).
+        range: The lowest and highest value of a pixel in the input.
+        normalize_inside: Whether the file itself maps 0..255 to [-1, 1].
         l2_inside: Whether embeddings come out with length 1.
         template: x, y in pixels of left eye, right eye, nose, left and right mouth corner (as the viewer sees them) in an
             aligned crop, (5, 2).
-        calibration: Thresholds on the cosine similarity by verification set, and what they were measured on; empty
-            where the checkpoint has none.
-        size: Height and width of a crop in pixels.
-        colour: Order of the colours in the input.
+        calibration: Thresholds on the cosine similarity by verification set, and how they were measured; empty if the
+            checkpoint has none.
+        size: The height and width of a crop in pixels.
+        colour: The order of the colours in the input.
     """
 
     facelit: str
@@ -62,7 +62,7 @@ class Metadata:
 
     @property
     def input_shape(self) -> str:
-        """As a message shows it."""
+        """The input's shape, for messages."""
         height, width = self.size
         return f"(batch, 3, {height}, {width})" if self.layout == "NCHW" else f"(batch, {height}, {width}, 3)"
 
@@ -76,17 +76,19 @@ class Metadata:
 
 
 def from_json(text: str | None, path: Path | str) -> Metadata:
-    """The metadata that a file's JSON text stands for.
+    """Parses a file's metadata.
 
     Args:
-        text: What the file holds; None where it holds none.
+        text: The metadata's JSON; None if the file has none.
         path: The file, for messages.
 
     Raises:
-        FacelitError: There is none, it is damaged, or a newer facelit wrote it.
+        FacelitError: There is no metadata, it is damaged, or a newer facelit wrote it.
     """
     if text is None:
-        raise FacelitError(f"{path}: no metadata of facelit's in this file: it was not written by `facelit export`.")
+        raise FacelitError(
+            f"{path}: there is no facelit metadata in this file: it was not written by `facelit export`."
+        )
     try:
         values = dict(json.loads(text))
         if values.pop("format") != "facelit-export":
@@ -98,4 +100,6 @@ def from_json(text: str | None, path: Path | str) -> Metadata:
             return Metadata(**{**values, **pairs, "template": template})
     except (ValueError, TypeError, KeyError) as error:
         raise FacelitError(f"{path}: the metadata in this file is damaged ({type(error).__name__}: {error}).") from None
-    raise FacelitError(f"{path}: metadata of version {version}; this facelit reads version {VERSION}. Update facelit.")
+    raise FacelitError(
+        f"{path}: its metadata is version {version}; this facelit reads version {VERSION}. Update facelit."
+    )

@@ -1,4 +1,4 @@
-"""ONNX: for onnxruntime, and everything else that reads it."""
+"""ONNX, for onnxruntime and everything else that reads it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from facelit.export.packages import require
 from facelit.export.runner import Floats, Runner
 
 OPSET = 18
-"""What torch's exporter writes without converting; onnxruntime reads it since 1.14."""
+"""The opset that torch's exporter writes without conversion; onnxruntime has read it since 1.14."""
 
 _LARGEST = 2**31 - 1  # bytes: protobuf's limit for one message
 
 
 def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
-    """Writes one file, weights included, with input `images`, output `embeddings` and a batch axis of any length.
+    """Writes one file, including weights, with input `images`, output `embeddings` and any batch size.
 
     Raises:
-        FacelitError: onnx, onnxscript or onnxruntime is not installed, the network has no graph, or it is larger than such a file can be.
+        FacelitError: onnx, onnxscript or onnxruntime is not installed, or the network is too large for an ONNX file.
     """
-    require("onnx", "onnxruntime")  # onnxruntime is for the check, so complain before the export, which takes a minute
+    require("onnx", "onnxruntime")  # onnxruntime is for the check: complain before the export, which takes a minute
     traversal = require("onnx_ir.traversal", "onnxscript")
     num_bytes = sum(value.numel() * value.element_size() for value in graph.state_dict().values())
     if num_bytes > _LARGEST:
         raise FacelitError(
-            f"an ONNX file holds 2 GB at most, these weights are {num_bytes / 1e9:.1f} GB: export to .pt2 or .safetensors"
+            f"an ONNX file holds at most 2 GB, but these weights are {num_bytes / 1e9:.1f} GB: export to .pt2 or .safetensors"
         )
     with _quiet():
         program = torch.onnx.export(
@@ -49,21 +49,21 @@ def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
             external_data=False,
             verbose=False,
         )
-        assert program is not None  # it is None without `dynamo` only
+        assert program is not None  # it is None only without `dynamo`
         for node in traversal.RecursiveGraphIterator(program.model.graph):
-            node.metadata_props.clear()  # lines of source code, with the paths of this machine
+            node.metadata_props.clear()  # source lines with this machine's paths
         program.model.metadata_props[KEY] = metadata.to_json()
         program.save(path, external_data=False)
 
 
 def open_runner(path: Path) -> Runner:
-    """The file in onnxruntime on the CPU.
+    """Opens the file in onnxruntime on the CPU.
 
     Raises:
         FacelitError: onnxruntime is not installed.
     """
     onnxruntime = require("onnxruntime")
-    # From bytes: a file by its name has to end in .onnx in some versions, and nothing is left open.
+    # From bytes: some versions insist on a name that ends in .onnx, and no file stays open.
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Floats:
@@ -74,27 +74,27 @@ def open_runner(path: Path) -> Runner:
 
 
 def read_text(path: Path) -> str | None:
-    """The metadata's JSON, None where there is none.
+    """Reads the metadata's JSON, or None if there is none.
 
     Raises:
-        FacelitError: onnx is not installed, or the file is no ONNX file.
+        FacelitError: onnx is not installed, or the file is not an ONNX file.
     """
     onnx = require("onnx")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, of which there are two
-        raise FacelitError(f"{path}: not an ONNX file, a .pt2 or a .safetensors, or a damaged one ({error}).") from None
+        raise FacelitError(f"{path}: not an .onnx, .pt2 or .safetensors file, or damaged ({error}).") from None
     return next((str(entry.value) for entry in model.metadata_props if entry.key == KEY), None)
 
 
 def example_of(graph: EmbeddingGraph) -> Tensor:
-    """Two crops: torch would fix the batch size of a batch of one."""
+    """An example input of two crops: with one, torch would fix the batch size at 1."""
     return graph.prepare(torch.zeros(2, 112, 112, 3, dtype=torch.uint8))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences torch's messages to its own developers."""
+    """Silences the messages that torch addresses to its own developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The packages of the extra `facelit[export]`, or a line that says how to get them."""
+"""Imports the packages of the extra `facelit[export]`, or says how to install them."""
 
 from __future__ import annotations
 

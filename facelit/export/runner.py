@@ -1,4 +1,4 @@
-"""What a written file is opened as, to see whether it gives what the checkpoint gives."""
+"""How a written file is run, for comparing its embeddings with the checkpoint's."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ Crops = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 Runner = Callable[[Tensor], Floats]
-"""Images as `EmbeddingGraph.prepare` makes them, (N, ...), to embeddings, float32 (N, D)."""
+"""Maps images as `EmbeddingGraph.prepare` makes them, (N, ...), to embeddings, float32 (N, D)."""

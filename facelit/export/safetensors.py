@@ -1,4 +1,4 @@
-"""safetensors: the backbone's weights alone, in a form that holds no code, and how to build the backbone."""
+"""safetensors: only the backbone's weights, in a format that holds no code, and how to build the backbone."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ from facelit.inference.checkpoint import restore_backbone
 
 
 def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
-    """Writes the backbone's weights: names as in its state dict.
+    """Writes the backbone's weights, named as in its state dict.
 
     Raises:
         FacelitError: safetensors is not installed.
     """
     module = require("safetensors.torch", "safetensors")
-    # Cloned, as the format rejects tensors that share memory.
+    # Cloned because the format rejects tensors that share memory.
     weights = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
         for name, value in graph.backbone.state_dict().items()
     }
-    # Not `save_file`, whose files only the owner may read.
+    # Not `save_file`, which makes files readable only by their owner.
     path.write_bytes(module.save(weights, metadata={KEY: metadata.to_json()}))
 
 
 def load_safetensors(path: Path | str, backbone: nn.Module | None = None) -> nn.Module:
-    """A backbone with the weights of an exported file; nothing of the file is executed.
+    """Loads a backbone with the weights of an exported file; nothing in the file is executed.
 
     Args:
         path: A `.safetensors` that `facelit export` wrote.
-        backbone: The network to fill, for one that is not facelit's own; built as the file says where not given.
+        backbone: The network to fill, if its class is not part of facelit; by default it is built as the file says.
 
     Returns:
-        In eval mode, float32, on the CPU: images in [-1, 1], (N, 3, 112, 112), to embeddings (N, D), not normalised.
+        The backbone in eval mode, float32, on the CPU. It maps images in [-1, 1], (N, 3, 112, 112), to embeddings (N, D),
+        not normalised.
 
     Raises:
-        FacelitError: The file is absent, damaged or not facelit's, safetensors is not installed, or the backbone is of a class
-            that is not facelit's, or does not fit.
+        FacelitError: The file does not exist, is damaged or was not written by facelit, safetensors is not installed, or the
+            backbone's class is not part of facelit, or the weights do not fit.
     """
     path = Path(path)
     metadata = from_json(read_text(path), path)
@@ -54,7 +55,7 @@ def load_safetensors(path: Path | str, backbone: nn.Module | None = None) -> nn.
         configured = {"class_path": metadata.class_path, "init_args": metadata.init_args}
     elif backbone is None:
         raise FacelitError(
-            f"{path}: the file does not say how its backbone is built. Build it yourself and hand it over:"
+            f"{path}: the file does not say how its backbone is built. Build it yourself and pass it in:"
             " load_safetensors(path, backbone=MyBackbone(...))"
         )
     state = {f"backbone.{name}": value for name, value in weights.items()}
@@ -62,7 +63,7 @@ def load_safetensors(path: Path | str, backbone: nn.Module | None = None) -> nn.
 
 
 def open_runner(path: Path, graph: EmbeddingGraph) -> Runner:
-    """The file as a backbone of its own; where it does not say how to build one, in a copy of the graph's."""
+    """Loads the file into a newly built backbone, or into a copy of the graph's if the file does not say how to build one."""
     metadata = from_json(read_text(path), path)
     backbone = load_safetensors(path, copy.deepcopy(graph.backbone) if metadata.init_args is None else None)
 
@@ -75,10 +76,10 @@ def open_runner(path: Path, graph: EmbeddingGraph) -> Runner:
 
 
 def read_text(path: Path) -> str | None:
-    """The metadata's JSON, None where there is none.
+    """Reads the metadata's JSON, or None if there is none.
 
     Raises:
-        FacelitError: safetensors is not installed, or the file is absent or damaged.
+        FacelitError: safetensors is not installed, or the file does not exist or is damaged.
     """
     safetensors = require("safetensors")
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""`torch.export`: the graph for torch without facelit, for AOTInductor, ExecuTorch and the like."""
+"""`torch.export`: the graph, for torch without facelit, AOTInductor, ExecuTorch and the like."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from facelit.export.onnx import example_of
 from facelit.export.runner import Floats, Runner
 
 EXTRA_FILE = f"{KEY}.json"
-"""`torch.export.load(path, extra_files={"facelit.json": ""})` fills it in."""
+"""The metadata's file in the archive; `torch.export.load(path, extra_files={"facelit.json": ""})` reads it."""
 
 
 def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
-    """Writes a `.pt2` with a batch axis of any length."""
+    """Writes a `.pt2` for any batch size."""
     shapes = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(graph, (example_of(graph),), dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # lines of source code, with the paths of this machine
-    # Into memory first: where the disk is full, torch's own writer ends the whole process.
+            node.meta.pop("stack_trace", None)  # source lines with this machine's paths
+    # Into memory first: on a full disk torch's own writer kills the process.
     content = io.BytesIO()
     torch.export.save(program, content, extra_files={EXTRA_FILE: metadata.to_json()})
     path.write_bytes(content.getbuffer())
 
 
 def open_runner(path: Path) -> Runner:
-    """The file as a torch module, on the CPU. Only for files of one's own: torch may unpickle."""
+    """Opens the file as a torch module on the CPU. Only for trusted files: torch may unpickle."""
     with path.open("rb") as file:
         module = torch.export.load(file).module()
 
@@ -46,7 +46,7 @@ def open_runner(path: Path) -> Runner:
 
 
 def read_text(path: Path) -> str | None:
-    """The metadata's JSON, None where there is none; nothing of the file is executed.
+    """Reads the metadata's JSON, or None if there is none; nothing in the file is executed.
 
     Raises:
         FacelitError: The file is damaged.

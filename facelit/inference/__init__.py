@@ -1,4 +1,4 @@
-"""A trained checkpoint's answers: embeddings, "are these two the same person?", "who is this?"."""
+"""Inference with a trained checkpoint: embeddings, "are these two the same person?", "who is this?"."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ _MODULES = {"Gallery": "gallery", "Match": "gallery", "NoFaceError": "photos", "
 
 
 def __getattr__(name: str) -> Any:
-    """Imports torch only when what needs it is asked for: `facelit verify --help` does not wait for it."""
+    """Imports torch only once a name that needs it is used, so that `facelit verify --help` does not wait for it."""
     if name not in __all__:
         raise AttributeError(f"module 'facelit.inference' has no attribute {name!r}")
     return getattr(import_module(f"facelit.inference.{_MODULES.get(name, 'model')}"), name)

@@ -1,7 +1,7 @@
-"""An album sorted by person: what is known of its faces, and the folders that they lie in.
+"""An album sorted by person: its faces, and the folders with each person's photos.
 
-The state lies in `OUT/.facelit-cluster.npz`. A photo is known by its bytes, so it may be renamed or moved; a person by the file
-`.facelit-person` in their folder, so it may be renamed, too.
+The state is stored in `OUT/.facelit-cluster.npz`. A photo is recognised by its bytes, so it may be renamed or moved; a person by
+the file `.facelit-person` in their folder, so the folder may be renamed too.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ Embeddings = npt.NDArray[np.float32]
 
 
 class Likeness(NamedTuple):
-    """How alike a face is to its own person and to the nearest other one: mean cosine similarities, NaN where there is nobody.
+    """How similar each face is to its own person and to the nearest other person, as mean cosine similarities.
 
-    `own` and `other` float32 (N,), `nearest` the other one's number, int64 (N,), 0 where there is nobody.
+    `own` and `other` are float32 (N,), NaN if there is nobody; `nearest` is the other person's number, int64 (N,), 0 if there is
+    nobody.
     """
 
     own: Embeddings
@@ -44,22 +45,22 @@ class Likeness(NamedTuple):
 
 
 class Album:
-    """The faces of an album, and who they are.
+    """The faces in an album, and who they are.
 
     Args:
-        out: The folder of the sorted album; made where it is absent.
-        fingerprint: Of the network and how it is used: embeddings of others cannot be compared with these.
+        out: The folder of the sorted album; created if it does not exist.
+        fingerprint: Identifies the network and how it is used: only embeddings with the same fingerprint can be compared.
 
     Attributes:
-        digests: Hash of each face's photo, (N,).
-        faces: Number of each face in its photo, from 0, the largest first, (N,).
-        photos: Path of each face's photo when it was last seen, (N,).
-        placed: Path below `out` of each face's link or copy, "" where there is none yet, (N,).
-        people: Number of each face's person, from 1; 0 for nobody, int64 (N,).
+        digests: The hash of each face's photo, (N,).
+        faces: The index of each face in its photo, the largest first, from 0, (N,).
+        photos: The path of each face's photo when it was last seen, (N,).
+        placed: The path below `out` of each face's link or copy, "" if there is none yet, (N,).
+        people: The number of each face's person, from 1; 0 for nobody, int64 (N,).
         embeddings: float32 (N, D).
 
     Raises:
-        FacelitError: The folder cannot be made, or its state is damaged or another network's.
+        FacelitError: The folder cannot be created, or its state is damaged or belongs to another network.
     """
 
     def __init__(self, out: Path, fingerprint: str) -> None:
@@ -79,11 +80,11 @@ class Album:
             self._load()
 
     def add(self, photos: Iterable[tuple[str, Path, Crops]], embeddings: Embeddings) -> None:
-        """Takes up the faces of photos, who belong to nobody yet.
+        """Adds the faces of photos, who are nobody yet.
 
         Args:
-            photos: Hash (see `digest_of`), path, and crops of the faces, the largest first.
-            embeddings: Of all these crops, in their order, float32 (n, D).
+            photos: For each photo its hash (see `digest_of`), path, and crops of its faces, the largest first.
+            embeddings: The embeddings of all these crops, in their order, float32 (n, D).
         """
         for digest, photo, crops in photos:
             for number, crop in enumerate(crops):
@@ -97,11 +98,11 @@ class Album:
         self.embeddings = np.concatenate([self.embeddings.reshape(-1, embeddings.shape[1]), embeddings])
 
     def sort(self, cut: float, fewest: int) -> None:
-        """Gives faces who belong to nobody a person: one that there is, or a new one.
+        """Assigns faces without a person to a known or a new one.
 
         Args:
-            cut: Cosine similarity that the faces of two groups must have on average to be one person.
-            fewest: Faces that make a new person; smaller groups stay nobody's.
+            cut: The lowest mean cosine similarity between the faces of two groups that are the same person.
+            fewest: The fewest faces that make a new person; smaller groups stay unassigned.
         """
         groups = link_faces(self.embeddings, cut, self.people)
         before = int(self.people.max(initial=0))
@@ -114,7 +115,7 @@ class Album:
         self.people = number[np.searchsorted(found, groups)]
 
     def likeness(self) -> Likeness:
-        """Of every face; see `Likeness`."""
+        """Computes how similar every face is to its own and the nearest other person; see `Likeness`."""
         count = len(self.people)
         numbers = np.unique(self.people[self.people > 0])
         own, other = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
@@ -132,7 +133,7 @@ class Album:
             mine = np.flatnonzero(known[rows])
             size = sizes[column[rows[mine]]]
             mean = scores[mine, column[rows[mine]]]
-            # Without the face itself, whose product with itself is 1.
+            # Leave out the face itself, whose product with itself is 1.
             own[rows[mine]] = np.where(size > 1, (mean * size - 1) / np.maximum(size - 1, 1), np.nan)
             scores[mine, column[rows[mine]]] = -np.inf
             best = np.argmax(scores, axis=1)
@@ -142,10 +143,10 @@ class Album:
         return Likeness(own, other, nearest)
 
     def place(self, copy: bool) -> dict[int, str]:
-        """Puts a link to each photo, or a copy, into its people's folders; what lies there already is left alone.
+        """Puts a link to each photo, or a copy, into its people's folders; files already there are left alone.
 
         Returns:
-            Folder of each person; of nobody (0) as well.
+            The folder of each person, and of nobody (0).
 
         Raises:
             FacelitError: A folder or file cannot be written.
@@ -156,14 +157,14 @@ class Album:
                 if self.placed[row]:
                     if person == 0 or not self.placed[row].startswith(f"{NOISE}/"):
                         continue
-                    (self.out / self.placed[row]).unlink(missing_ok=True)  # nobody's until now
+                    (self.out / self.placed[row]).unlink(missing_ok=True)  # was in noise/ until now
                 self.placed[row] = self._put(row, folders[person], copy)
         except OSError as error:
             raise cannot_write(Path(error.filename or self.out), error) from None
         return folders
 
     def save(self) -> None:
-        """Writes the state, in one move."""
+        """Writes the state, atomically."""
         with replace_file(self.out / STATE) as file:
             np.savez(
                 file,
@@ -183,7 +184,9 @@ class Album:
         try:
             with np.load(path, allow_pickle=False) as file:
                 if int(file["version"]) != _VERSION:
-                    raise ValueError(f"its form is {int(file['version'])}, known is {_VERSION}")
+                    raise ValueError(
+                        f"its format is version {int(file['version'])}; this facelit reads version {_VERSION}"
+                    )
                 fingerprint = str(file["fingerprint"])
                 self.digests, self.faces = file["digests"].tolist(), file["faces"].tolist()
                 self.photos = [os.fsdecode(bytes.fromhex(one)) for one in file["photos"].tolist()]
@@ -191,15 +194,17 @@ class Album:
                 self.people, self.embeddings = file["people"], file["embeddings"]
                 self._last_person = int(file["last_person"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise FacelitError(f"{path}: damaged, or of another version ({error}). Sort into another folder.") from None
+            raise FacelitError(
+                f"{path} is damaged, or of another version ({error}). Sort into another folder."
+            ) from None
         if fingerprint != self.fingerprint:
             raise FacelitError(
-                f"{self.out} was sorted with another network, or the photos were aligned or averaged otherwise: such embeddings cannot"
-                " be compared. Use the same checkpoint and options, or sort into another folder."
+                f"{self.out} was sorted with another network, or with other settings for alignment or averaging: such embeddings"
+                " cannot be compared. Use the same checkpoint and options, or sort into another folder."
             )
 
     def _folders(self) -> dict[int, str]:
-        """The folder of each person, which their marker names; made where there is none."""
+        """Finds the folder of each person by its marker, or creates it."""
         folders = {0: NOISE}
         for marker in sorted(self.out.glob(f"*/{MARKER}")):
             text = marker.read_text(encoding="utf-8", errors="replace").strip()
@@ -216,7 +221,7 @@ class Album:
         return folders
 
     def _put(self, row: int, folder: str, copy: bool) -> str:
-        """A link or copy of a face's photo; one that is there already for another face of the photo serves both."""
+        """Links or copies a face's photo, unless another face in the same photo has put it there already."""
         photo = Path(self.photos[row])
         digest = self.digests[row]
         for name in (photo.name, f"{photo.stem}_{digest[:8]}{photo.suffix}"):
@@ -235,12 +240,12 @@ class Album:
         return self.out / CROPS / f"{digest}_{face}.jpg"
 
     def crop_store(self) -> ImageStore:
-        """The crops of the faces, in their order, for pictures."""
+        """The crops of all faces, in their order, for pictures."""
         return _Faces(self)
 
 
 class _Faces(ImageStore):
-    """Crops of an album."""
+    """The crops of an album."""
 
     def __init__(self, album: Album) -> None:
         self.path = album.out
@@ -249,26 +254,26 @@ class _Faces(ImageStore):
         self._album = album
 
     def encoded(self, row: int) -> bytes:
-        """The crop's file."""
+        """The crop's encoded bytes."""
         return read_file(self._album._crop(self._album.digests[row], self._album.faces[row]))
 
     def name(self, row: int) -> str:
-        """The photo's folder and name, and which of its faces it is where it has several."""
+        """The photo's folder and name, and the number of the face unless it is the first."""
         photo, face = Path(self._album.photos[row]), self._album.faces[row]
         return f"{photo.parent.name}/{photo.name}{f' face {face + 1}' if face else ''}"
 
 
 def digest_of(path: Path) -> str:
-    """Of a file's bytes.
+    """Hashes a file's bytes.
 
     Raises:
-        BadImageError: It cannot be read.
+        BadImageError: The file cannot be read.
     """
     return hashlib.blake2b(read_file(path), digest_size=16).hexdigest()
 
 
 def sorted_lines(album: Album, likeness: Likeness, folders: dict[int, str]) -> Iterator[str]:
-    """`faces.tsv`: where each face is, and how sure that is."""
+    """The lines of `faces.tsv`: where each face is, and how certain that is."""
     yield "photo\tface\tperson\tscore\tnearest_other\tother_score"
     for row, (own, other, nearest) in enumerate(zip(*likeness, strict=True)):
         person = folders[int(album.people[row])]

@@ -13,27 +13,28 @@ from facelit.checkpoints import check_fits
 from facelit.errors import FacelitError
 
 _PREFIX = "backbone."
-_WAY_OUT = "Build it yourself and hand it over: facelit.load(checkpoint, backbone=MyBackbone(...))"
+_BUILD_IT = "Build it yourself and pass it in: facelit.load(checkpoint, backbone=MyBackbone(...))"
 
 
 def restore_backbone(checkpoint: Mapping[str, Any], path: str, backbone: nn.Module | None = None) -> nn.Module:
-    """The backbone with its trained weights.
+    """Rebuilds the backbone with its trained weights.
 
     Args:
-        checkpoint: What `facelit.checkpoints.read_checkpoint` gives.
-        path: Where it was read from, for messages.
-        backbone: The network to fill; built from the checkpoint's own configuration where not given.
+        checkpoint: The result of `facelit.checkpoints.read_checkpoint`.
+        path: The file it was read from, for messages.
+        backbone: The network to fill; by default it is built from the checkpoint's configuration.
 
     Returns:
-        In eval mode, float32, on the CPU.
+        The backbone in eval mode, float32, on the CPU.
 
     Raises:
-        FacelitError: The checkpoint does not say how to build it, names a class that is not facelit's, or does not fit.
+        FacelitError: The checkpoint does not say how to build the backbone, names a class that is not part of facelit, or its
+            weights do not fit.
     """
     state = checkpoint["state_dict"]
     weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
     if not weights:
-        raise FacelitError(f"{path}: there is no backbone in this checkpoint: it is not one of facelit's.")
+        raise FacelitError(f"{path}: there is no backbone in this checkpoint: it was not written by facelit.")
     if backbone is None:
         backbone = build_backbone(checkpoint.get("hyper_parameters", {}).get("backbone"), path)
     backbone = backbone.float().cpu()
@@ -43,18 +44,19 @@ def restore_backbone(checkpoint: Mapping[str, Any], path: str, backbone: nn.Modu
 
 
 def build_backbone(configured: Any, path: str) -> nn.Module:
-    """A backbone as a checkpoint's hyperparameters say, with random weights: nothing is downloaded.
+    """Builds a backbone from a checkpoint's hyperparameters, with random weights; nothing is downloaded.
 
     Args:
-        configured: `class_path` and `init_args`, in which further networks may stand in the same form.
-        path: Where that was read from, for messages.
+        configured: `class_path` and `init_args`, whose values may be further networks in the same form.
+        path: The file they were read from, for messages.
 
     Raises:
-        FacelitError: It is no such configuration, names a class that is not facelit's, or the class refuses its arguments.
+        FacelitError: It is not such a configuration, names a class that is not part of facelit, or the class rejects its
+            arguments.
     """
     if not isinstance(configured, Mapping) or not isinstance(configured.get("class_path"), str):
         raise FacelitError(
-            f"{path}: the checkpoint does not say how its backbone is built (it was not made from the command line). {_WAY_OUT}"
+            f"{path}: the checkpoint does not say how its backbone is built (it was not made from the command line). {_BUILD_IT}"
         )
     backbone_class = _find_class(configured["class_path"], path)
     arguments = {
@@ -66,14 +68,14 @@ def build_backbone(configured: Any, path: str) -> nn.Module:
     try:
         with torch.random.fork_rng(
             devices=[]
-        ):  # the initial weights are overwritten; leave the caller's random state alone
+        ):  # initial weights, soon overwritten, must not cost the caller's random state
             return backbone_class(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise FacelitError(f"{path}: its backbone {configured['class_path']} cannot be built ({error}).") from None
 
 
 def _find_class(class_path: str, path: str) -> type[nn.Module]:
-    """A checkpoint from elsewhere must not be able to import or call arbitrary code."""
+    """Finds a backbone class of facelit's; an untrusted checkpoint must not import or call anything else."""
     module, _, name = class_path.rpartition(".")
     found: Any = None
     if module.startswith("facelit."):
@@ -82,5 +84,5 @@ def _find_class(class_path: str, path: str) -> type[nn.Module]:
         except ImportError:
             found = None
     if not (isinstance(found, type) and issubclass(found, nn.Module) and found.__module__.startswith("facelit.")):
-        raise FacelitError(f"{path}: its backbone is of class {class_path}, which is not facelit's. {_WAY_OUT}")
+        raise FacelitError(f"{path}: its backbone is a {class_path}, which is not part of facelit. {_BUILD_IT}")
     return found

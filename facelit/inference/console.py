@@ -1,4 +1,4 @@
-"""Shared by `embed`, `verify` and `identify`: finding the checkpoint, remarks, and checks of output paths."""
+"""Shared by `embed`, `verify` and `identify`: finding the checkpoint, remarks, and checking output paths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from facelit.errors import FacelitError
 
-if TYPE_CHECKING:  # torch: not for --help
+if TYPE_CHECKING:  # they import torch, which --help must not wait for
     from facelit.inference import FaceModel, Threshold
 
 _SHOWN = 10
@@ -18,16 +18,16 @@ _SHOWN = 10
 def open_model(
     checkpoint: str | None, device: str | None, detector: str = "mtcnn", detector_model: str | None = None
 ) -> FaceModel:
-    """Opens the given checkpoint, or the best one of the newest run below `runs/`, and says which.
+    """Opens a checkpoint: the given one, or the best of the newest run below `runs/`, whose path is printed.
 
     Args:
-        checkpoint: Its path.
-        device: Where the network runs.
-        detector: What will find faces in photos; see `facelit.align.open_detector`.
-        detector_model: Its model file.
+        checkpoint: The checkpoint's path.
+        device: The device for the network.
+        detector: The face detector for photos; see `facelit.align.open_detector`.
+        detector_model: The detector's model file.
 
     Raises:
-        FacelitError: There is no checkpoint, it cannot be used, or the detector and its file do not go together.
+        FacelitError: There is no checkpoint, it cannot be used, or the detector and its model file do not match.
     """
     from facelit.inference.photos import FaceFinder
 
@@ -43,7 +43,7 @@ def _load(checkpoint: str | None, device: str | None) -> FaceModel:
 
     if checkpoint is None:
         found = newest_checkpoint()
-        remark(f"Using {found} (--checkpoint names another).")
+        remark(f"Using {found} (choose another with --checkpoint).")
         return load(found, device)
     return load(checkpoint, device)
 
@@ -54,24 +54,24 @@ def remark(text: str) -> None:
 
 
 def remark_several_faces(faces: Mapping[str, int], asked: bool) -> None:
-    """Says which face was used, unless the user chose one.
+    """Says which face was used in photos with several, unless the user chose.
 
     Args:
-        faces: How many there are, by photo; those with one are not mentioned.
-        asked: Whether the user did.
+        faces: The number of faces by photo.
+        asked: Whether the user chose which face to use.
     """
     several = [] if asked else [(photo, count) for photo, count in faces.items() if count > 1]
     for photo, count in several[:_SHOWN]:
-        remark(f"{photo}: {count} faces; the largest one is taken (--which central takes the most central one).")
+        remark(f"{photo}: {count} faces; the largest is used (--which central uses the most central).")
     if len(several) > _SHOWN:
         remark(f"and {len(several) - _SHOWN:,} more photos with several faces")
 
 
 def remark_other_weights(model: FaceModel, threshold: Threshold) -> None:
-    """Warns if the thresholds were measured at another training step than that of the weights."""
+    """Warns if the thresholds were measured at a different training step from the weights'."""
     if threshold.step is not None and threshold.step != model.step:
         remark(
-            f"{model.checkpoint_path}: its thresholds were measured at step {threshold.step:,}, its weights are of step"
+            f"{model.checkpoint_path}: its thresholds were measured at step {threshold.step:,}, its weights are from step"
             f" {model.step:,}."
         )
 
@@ -80,13 +80,13 @@ def check_output(path: str | None, option: str, suffixes: tuple[str, ...]) -> No
     """Checks an output path before the work starts.
 
     Raises:
-        FacelitError: The file cannot be written there, or has another suffix.
+        FacelitError: The file cannot be written there, or has a different suffix.
     """
     if path is None:
         return
     if Path(path).suffix.lower() not in suffixes:
         raise FacelitError(f"--{option} {path}: the file's name must end with {' or '.join(suffixes)}.")
     if Path(path).is_dir():
-        raise FacelitError(f"--{option} {path}: this is a folder: name a file.")
+        raise FacelitError(f"--{option} {path} is a folder: name a file.")
     if not Path(path).absolute().parent.is_dir():
-        raise FacelitError(f"--{option} {path}: there is no folder {Path(path).parent}. Make it first.")
+        raise FacelitError(f"--{option} {path}: there is no folder {Path(path).parent}. Create it first.")

@@ -1,4 +1,4 @@
-"""Photos of people to a gallery."""
+"""Turns photos of people into a gallery."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ _BATCH, _SHOWN, _WORTH_A_BAR = 64, 3, 100
 
 
 def list_people(root: Path) -> dict[str, list[Path]]:
-    """The photos of each person in a folder, people and photos sorted by name.
+    """Lists the photos of each person in a folder, people and photos sorted by name.
 
-    A person is a folder below the root, with all photos in it however deep; or a photo right below the root.
+    A person is a folder directly below the root, with all photos in it at any depth; or a single photo directly below the root.
 
     Raises:
-        FacelitError: The folder is absent, or holds no photo.
+        FacelitError: The folder does not exist, or holds no photo.
     """
     if not root.is_dir():
-        raise FacelitError(f"gallery not found: {root}. It is a folder root/<person>/<photo>, or a saved one (.npz).")
+        raise FacelitError(
+            f"gallery not found: {root}. Name a folder root/<person>/<photo>, or a saved gallery (.npz)."
+        )
     people: dict[str, list[Path]] = {}
     for path in photo_files(root):
         inside = path.relative_to(root)
         people.setdefault(inside.parts[0] if len(inside.parts) > 1 else inside.stem, []).append(path)
     if not people:
-        raise FacelitError(f"{root}: no photos here. The layout is root/<person>/<photo>.")
+        raise FacelitError(f"{root}: no photos here. The expected layout is root/<person>/<photo>.")
     return dict(sorted(people.items()))
 
 
@@ -55,13 +57,16 @@ def enrol(
 
     Args:
         people: A folder, or photos by name.
-        find: The crop of a photo.
-        embed: Crops (N, 112, 112, 3) to L2-normalised embeddings (N, D).
-        template: Of a person with several photos.
-        on_bad_photo: What to do with photos that cannot be used.
+        find: Returns the crop of a photo, uint8 RGB (112, 112, 3).
+        embed: Maps crops (N, 112, 112, 3) to L2-normalised embeddings (N, D).
+        template: How a person with several photos is represented.
+        on_bad_photo: What to do about photos that cannot be used.
         keep_examples: Whether one crop of each person is kept.
-        fingerprint: Of the network.
+        fingerprint: The network's fingerprint.
         flip_average: Whether `embed` averages with mirror images.
+
+    Raises:
+        FacelitError: There are no photos, or some cannot be used.
     """
     listed = list_people(people) if isinstance(people, Path) else people
     photos = [(name, photo) for name, ones in listed.items() for photo in ones]
@@ -103,18 +108,18 @@ def enrol(
 def _check(skipped: list[BadImageError], count: int, on_bad_photo: OnBadPhoto) -> None:
     if count == 0 or len(skipped) == count:
         first = f", for example {skipped[0].place}: {skipped[0].reason}" if skipped else ""
-        raise FacelitError(f"nobody can be enrolled: none of {count:,} photos of the gallery can be used{first}.")
+        raise FacelitError(f"nobody can be enrolled: none of the gallery's {count:,} photos can be used{first}.")
     if skipped and on_bad_photo == "error":
         some = "; ".join(f"{one.place}: {one.reason}" for one in skipped[:_SHOWN])
         more = "; ..." if len(skipped) > _SHOWN else ""
         raise FacelitError(
-            f"{len(skipped):,} of {count:,} photos of the gallery cannot be used ({some}{more}). Mend or remove them, or go on"
+            f"{len(skipped):,} of the gallery's {count:,} photos cannot be used ({some}{more}). Fix or remove them, or go on"
             " without them: on_bad_photo skip."
         )
 
 
 def _examples(embeddings: Embeddings, owners: np.ndarray, templates: Embeddings, faces: dict[int, list[Crop]]) -> Crops:
-    """Of each person the crop that is nearest to the mean."""
+    """Picks each person's crop that is nearest to their mean."""
     chosen = []
     for template, owner in zip(templates, np.unique(owners), strict=True):
         own = embeddings[owners == owner]

@@ -1,4 +1,4 @@
-"""FAISS for galleries too large for exact search: short codes are scanned, and the best rows are compared exactly."""
+"""FAISS for large galleries: it scans short codes, and the best rows are then compared exactly."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ Embeddings = npt.NDArray[np.float32]
 
 _TRAINED_ON, _TRIED, _ROWS_OF_A_TRIAL = 20_000, 32, 256
 _DEVIATIONS = 4
-"""Rows that an error of this many standard deviations could lift into the best ones are compared exactly, too."""
+"""Rows that an error of this many standard deviations could lift among the best are compared exactly too."""
 
 
 class CodeIndex(NamedTuple):
-    """An index, and how far its scores may be off, as a cosine similarity."""
+    """An index, and how far its scores (cosine similarities) may be off."""
 
     index: Any
     slack: float
 
     def search(self, queries: Embeddings, count: int) -> tuple[Embeddings, npt.NDArray[np.int64]]:
-        """The rows with the best approximate scores.
+        """Finds the rows with the best approximate scores.
 
         Args:
             queries: float32 (Q, D).
-            count: How many, at most the number of rows.
+            count: How many rows to return per query, at most the number of rows.
 
         Returns:
-            Scores, falling, float32, and numbers of rows, int64; both (Q, count).
+            Scores in descending order, float32, and row numbers, int64; both (Q, count).
         """
         scores, rows = self.index.search(np.ascontiguousarray(queries), count)
         return scores, rows
 
 
 def build_index(embeddings: Embeddings) -> CodeIndex:
-    """Product quantisation, two numbers to four bits, scanned in registers (FAISS's `PQ256x4fs` for 512 numbers).
+    """Builds a product quantiser, two numbers to four bits, scanned in registers (FAISS's `PQ256x4fs` for 512 numbers).
 
-    An inverted file is faster still and misses people: embeddings of different people do not form clusters. With 1,000,000
-    people in random directions, 1,000 cells and 32 of them searched, it found 59 % of the photos' owners at a cosine of 0.6.
+    An inverted file is faster still but misses people, as embeddings of different people do not form clusters. With 1,000,000
+    people in random directions and 32 of 1,000 cells searched, it found 59 % of the photos' owners at a cosine of 0.6.
 
     André, Kermarrec, Le Scouarnec: Quicker ADC, IEEE TPAMI 2021.
 
@@ -67,7 +67,7 @@ def build_index(embeddings: Embeddings) -> CodeIndex:
 
 
 def _error(index: Any, embeddings: Embeddings, rng: np.random.Generator) -> float:
-    """Root mean square of approximate minus exact score, over the best rows of queries that are like no row."""
+    """Root mean square of approximate minus exact score, over the best rows of random queries."""
     queries = rng.standard_normal((_TRIED, embeddings.shape[1])).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     scores, rows = index.search(queries, min(_ROWS_OF_A_TRIAL, len(embeddings)))

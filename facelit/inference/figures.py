@@ -20,12 +20,12 @@ _MOST_ROWS = 20
 
 
 def verdict_figure(crops: Sequence[Crop], names: Sequence[str], verdict: Verdict) -> Figure:
-    """Two crops side by side, as the network saw them; score, threshold and verdict.
+    """Draws two crops side by side, as the network saw them, with score, threshold and verdict.
 
     Args:
-        crops: Two.
-        names: Of their photos.
-        verdict: What `FaceModel.verify` said of them.
+        crops: The two crops.
+        names: The names of their photos.
+        verdict: The result of `FaceModel.verify`.
     """
     figure = Figure(figsize=(5.4, 3.9), layout="constrained")
     colour = _YES if verdict.same else _NO
@@ -47,13 +47,13 @@ def identification_figure(
     answers: Sequence[Identification],
     examples: dict[str, Crop],
 ) -> Figure:
-    """A row for each of the first 20 faces: the crop, and the most similar people.
+    """Draws a row for each of the first 20 faces: the crop, and the most similar people.
 
     Args:
         crops: The query faces, at least one.
-        names: Of their photos.
+        names: The names of their photos.
         answers: One for each crop.
-        examples: A crop of each person; one without is shown by name.
+        examples: A crop of each person; people without one are shown by name.
     """
     rows = min(len(crops), _MOST_ROWS)
     columns = 1 + max(len(answer.matches) for answer in answers[:rows])
@@ -87,7 +87,7 @@ def save_png(figure: Figure, file: Any) -> None:
 
 def _threshold_lines(threshold: Threshold) -> str:
     if threshold.at is None or threshold.far is None or threshold.pairs is None:
-        return "given by hand"
+        return "set by the user"
     name = NAMES.get(threshold.at, threshold.at)
     return f"{name} on {threshold.measured_on}: FAR {percent(threshold.far)}, {threshold.pairs:,} pairs"
 
@@ -105,6 +105,6 @@ def _draw(axes: Axes, crop: Crop | None, text: str, colour: str, width: float = 
 
 
 def _shortened(text: str, letters: int = _LETTERS) -> str:
-    """Cuts a name in its first half: names of photos differ at the end."""
+    """Shortens a name in its first half, as photo names differ at the end."""
     text = printable(text)
     return text if len(text) <= letters else f"{text[: letters // 3]}…{text[letters // 3 + 1 - letters :]}"

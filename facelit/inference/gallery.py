@@ -1,4 +1,4 @@
-"""A gallery of people, searched for the most similar ones: exactly, or with FAISS for very large galleries."""
+"""A gallery of people and the search for the most similar ones: exact, or through FAISS if very large."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ VERSION = 1
 """Version of the file format."""
 
 _ROUNDING = 1e-5
-"""Bounds the error of a float32 dot product of unit vectors: rows this close to the k-th best are compared in float64."""
+"""Bound on the error of a float32 dot product of unit vectors: rows this close to the k-th best are compared in float64."""
 _BLOCK, _CHUNK = 1 << 25, 1 << 14
-"""Scores, and rows in float64, that are held at a time."""
+"""Scores, and float64 rows, held in memory at a time."""
 
 _FIRST_ROWS = 4096
 """Number of rows first requested from FAISS."""
@@ -44,17 +44,17 @@ class Gallery:
     """People and their embeddings.
 
     Args:
-        names: Of the people.
+        names: The people's names.
         embeddings: float32 (T, D), L2-normalised: one row for each person (template "mean") or each photo ("all").
-        owners: Number of each row's person, int64 (T,), rising; each person has a row.
-        fingerprint: Of the network that made the embeddings.
-        flip_average: Whether they are averaged with the mirror image's.
-        template: What the rows are.
+        owners: Index in `names` of each row's person, int64 (T,), non-decreasing; each person has a row.
+        fingerprint: The fingerprint of the network that made the embeddings.
+        flip_average: Whether the embeddings are averages with the mirror image's.
+        template: What the rows are: "mean" or "all".
         examples: A crop of each person, uint8 (people, 112, 112, 3), for pictures.
-        skipped: What was left out when people were enrolled, and why.
+        skipped: Photos left out at enrolment, and why.
 
     Attributes:
-        several: Photos in which there was more than one face when people were enrolled, and how many; not saved.
+        several: Number of faces by photo, for enrolled photos with more than one; not saved.
     """
 
     def __init__(
@@ -87,26 +87,26 @@ class Gallery:
         return f"<Gallery of {len(self):,} people, {len(self.embeddings):,} rows>"
 
     def check_fingerprint(self, fingerprint: str, checkpoint: object) -> None:
-        """Refuses a gallery of another network, whose embeddings cannot be compared.
+        """Checks that the gallery was made with this network: embeddings of different networks cannot be compared.
 
         Raises:
-            FacelitError: The gallery was made by another network.
+            FacelitError: The gallery was made with another network.
         """
         if self.fingerprint != fingerprint:
             raise FacelitError(
-                f"the gallery was made with another network than {checkpoint}: their embeddings cannot be compared. Enrol the"
-                " photos again with this one."
+                f"the gallery was not made with {checkpoint}, and embeddings of different networks cannot be compared. Enrol"
+                " the photos again with this checkpoint."
             )
 
     def use_faiss(self) -> Gallery:
-        """Searches from now on through FAISS, for galleries of hundreds of thousands, or many photos to identify.
+        """Switches to searching through FAISS, for galleries of hundreds of thousands, or for many photos to identify.
 
-        Short codes of all rows are scanned, and the best of them are compared exactly: scores and order are the exact search's.
-        How many are compared is chosen so that missing one takes a code that is off by four times the usual error. A gallery of
-        fewer than 10,000 rows goes on being searched exactly. What it takes and brings: docs/recognition.md.
+        Short codes of all rows are scanned, and the best rows are compared exactly: scores and order are those of exact search.
+        A row is missed only if its code is off by more than four times the usual error. A gallery of fewer than 10,000 rows is
+        still searched exactly. See docs/recognition.md for cost and gain.
 
         Returns:
-            Itself.
+            The gallery itself.
 
         Raises:
             FacelitError: FAISS is not installed.
@@ -118,23 +118,23 @@ class Gallery:
         return self
 
     def search(self, queries: Embeddings, k: int = 5) -> list[list[Match]]:
-        """The most similar people.
+        """Finds the most similar people.
 
         Args:
             queries: Embeddings, float32 (Q, D), normalised or not.
-            k: How many, at most; at least 1.
+            k: The most people to list for each query, at least 1.
 
         Returns:
             For each query min(k, people) matches, best first; equal scores in the order of the gallery's names.
 
         Raises:
-            FacelitError: `k` is below 1, or the embeddings are of another length.
+            FacelitError: `k` is below 1, or the embeddings have a different length.
         """
         if k < 1:
             raise FacelitError(f"option k: must be at least 1, not {k}.")
         if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
             raise FacelitError(
-                f"the gallery's embeddings have {self.embeddings.shape[1]} numbers, those searched for are {queries.shape}."
+                f"the gallery's embeddings have {self.embeddings.shape[1]} numbers, but the queries' shape is {queries.shape}."
             )
         k = min(k, len(self))
         unit = (queries / np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)).astype(np.float32)
@@ -142,10 +142,10 @@ class Gallery:
         return [self._rank(query, people, k) for query, people in zip(queries, found, strict=True)]
 
     def save(self, path: str | Path) -> None:
-        """Writes it to an `.npz` file, in one move.
+        """Writes the gallery to an `.npz` file, atomically.
 
         Raises:
-            FacelitError: It cannot be written.
+            FacelitError: The file cannot be written.
         """
         arrays: dict[str, Any] = {
             "version": np.array(VERSION),
@@ -167,7 +167,7 @@ class Gallery:
         """Reads a file that `save` wrote; nothing in it is executed.
 
         Raises:
-            FacelitError: The file is absent, damaged or something else.
+            FacelitError: The file does not exist, is damaged or is not a gallery.
         """
         path = Path(path)
         if not path.is_file():
@@ -186,12 +186,12 @@ class Gallery:
             MemoryError,
             zipfile.BadZipFile,
         ) as error:
-            raise FacelitError(f"{path}: not a gallery that facelit saved, or a damaged one ({error}).") from None
+            raise FacelitError(f"{path}: not a gallery saved by facelit, or damaged ({error}).") from None
 
     @classmethod
     def _restore(cls, arrays: dict[str, Any]) -> Gallery:
         if int(arrays["version"]) != VERSION:
-            raise ValueError(f"its form is {int(arrays['version'])}, known is {VERSION}")
+            raise ValueError(f"its format is version {int(arrays['version'])}; this facelit reads version {VERSION}")
         names, embeddings, owners = arrays["names"], arrays["embeddings"], arrays["owners"]
         whole = (
             names.dtype.kind == "U"
@@ -205,7 +205,7 @@ class Gallery:
         template, examples = str(arrays["template"]), arrays.get("examples")
         whole &= template in ("mean", "all") and (examples is None or len(examples) == len(names))
         if not whole:
-            raise ValueError("its parts do not fit")
+            raise ValueError("its arrays do not fit together")
         return cls(
             names.tolist(),
             embeddings,
@@ -218,7 +218,7 @@ class Gallery:
         )
 
     def _candidates(self, queries: Embeddings, k: int) -> list[Indices]:
-        """Numbers of the people who may be among the `k` best, for each query."""
+        """For each query, the indices of the people who may be among the `k` best."""
         if self._index is not None:
             return self._through_index(self._index, queries, k)
         found: list[Indices] = []
@@ -232,7 +232,7 @@ class Gallery:
         return found
 
     def _through_index(self, index: CodeIndex, queries: Embeddings, k: int) -> list[Indices]:
-        """As `_candidates`; asks for more rows where those found do not reach past what the codes' errors may have moved."""
+        """As `_candidates`; asks for more rows until the codes' errors cannot have hidden any of the `k` best."""
         wanted = min(k + _FIRST_ROWS, len(self.embeddings))
         found = []
         for query, scores, rows in zip(queries, *index.search(queries, wanted), strict=True):
@@ -244,8 +244,8 @@ class Gallery:
         return found
 
     def _near_best(self, scores: Embeddings, rows: Indices, k: int, slack: float) -> Indices | None:
-        """The people within `slack` of the k-th best; None where more of them may be among the rows that were not found."""
-        # Falling scores: a person's first row is the best one.
+        """The people within `slack` of the k-th best; None if rows not yet found may hold more of them."""
+        # Scores descend, so a person's first row is the best one.
         people: Indices
         people, first = np.unique(self.owners[rows], return_index=True)
         if len(people) >= k:
@@ -256,7 +256,7 @@ class Gallery:
         return people if len(rows) == len(self.embeddings) else None
 
     def _rank(self, query: Embeddings, people: Indices, k: int) -> list[Match]:
-        """The best `k` of some people by scores in float64, which do not depend on who else is compared."""
+        """The best `k` of these people by float64 scores, which do not depend on who else is compared."""
         counts = np.diff(np.append(self._starts, len(self.embeddings)))[people]
         begins = np.cumsum(counts) - counts
         rows = np.arange(counts.sum()) + np.repeat(self._starts[people] - begins, counts)
@@ -274,21 +274,21 @@ class Gallery:
 
 
 def _cosines(rows: Embeddings, direction: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Cosine similarities in float64, each row summed by itself: BLAS would round by a row's place."""
+    """Cosine similarities in float64, each row summed by itself: with BLAS, rounding would depend on a row's position."""
     wide = rows.astype(np.float64)
     cosines: npt.NDArray[np.float64] = (wide * direction).sum(axis=1) / np.sqrt((wide * wide).sum(axis=1))
     return cosines
 
 
 def mean_templates(embeddings: Embeddings, owners: Indices) -> Embeddings:
-    """One row for each person: the normalised mean of the normalised embeddings.
+    """Computes one row for each person: the normalised mean of the normalised embeddings.
 
     Args:
         embeddings: float32 (T, D), L2-normalised.
-        owners: Number of each row's person, int64 (T,), rising.
+        owners: Index of each row's person, int64 (T,), non-decreasing.
 
     Returns:
-        float32 (distinct owners, D), L2-normalised, in the order of the owners' numbers.
+        float32 (distinct owners, D), L2-normalised, in ascending order of the owners.
     """
     _, starts = np.unique(owners, return_index=True)
     sums = np.add.reduceat(embeddings.astype(np.float64), starts, axis=0)

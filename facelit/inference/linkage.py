@@ -1,4 +1,4 @@
-"""Average linkage on cosine similarity, in blocks: what scikit-learn's agglomerative clustering gives, without its n x n table."""
+"""Average linkage on cosine similarity, in blocks: the groups of scikit-learn's agglomerative clustering without an n x n table."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ Embeddings = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 _SCORES = 1 << 24
-"""Similarities that are held at a time."""
+"""The number of similarities held in memory at a time."""
 
 
 def link_faces(
     embeddings: Embeddings, cut: float, known: Indices, show: Callable[[int], None] = lambda merged: None
 ) -> Indices:
-    """Joins faces into groups while the mean similarity of two groups' faces is at least `cut`; the most alike groups first.
+    """Joins faces into groups, the most similar groups first, while the mean similarity of two groups' faces is at least `cut`.
 
-    The mean over all pairs of two groups is the product of their mean vectors, so groups are kept as vectors. In each round all pairs of
-    groups that are nearest to each other are joined, which for average linkage gives the same groups as one pair at a time.
-    Sumengen et al.: Scaling Hierarchical Agglomerative Clustering to Billion-sized Datasets, arXiv 2105.11653.
+    The mean over all pairs of two groups is the dot product of their mean vectors, so groups are kept as vectors. In each round
+    all pairs of groups that are nearest to each other are joined, which for average linkage yields the same groups as joining one
+    pair at a time. Sumengen et al.: Scaling Hierarchical Agglomerative Clustering to Billion-sized Datasets, arXiv 2105.11653.
 
     Args:
         embeddings: float32 (N, D), L2-normalised.
-        cut: Cosine similarity.
-        known: Group of each face that has one already, from 1; 0 for the others, (N,). Known groups stay apart from each other.
-        show: Told how many faces have been joined to others.
+        cut: The lowest mean cosine similarity at which groups are joined.
+        known: The group of each face, from 1, or 0 for faces without one, int64 (N,). Known groups are not joined to each other.
+        show: Called with the number of faces joined so far.
 
     Returns:
-        Group of each face: known ones keep their numbers; the others are numbered on, in the order of their first face. int64 (N,).
+        The group of each face, int64 (N,): known groups keep their numbers; the others get the following numbers, in the order
+        of their first face.
     """
     first_new = int(known.max(initial=0)) + 1
     starts = known.copy()
@@ -46,13 +47,13 @@ def link_faces(
     nearest, score = np.full(len(names), -1), np.full(len(names), -np.inf, np.float32)
     while len(active) > 1:
         _find_nearest(stale, active, means, is_known, nearest, score)
-        # Joining never makes a third group more alike: one with nobody near enough is finished.
+        # A join never brings a third group closer: a group without a near enough neighbour is finished.
         active = active[score[active] >= cut]
         mutual = active[(nearest[nearest[active]] == active) & (active < nearest[active])]
         if not len(mutual):
             if not len(active):
                 break
-            mutual = active[[int(np.argmax(score[active]))]]  # rounding made a circle of equals
+            mutual = active[[int(np.argmax(score[active]))]]  # rounding made a cycle of equals
         others = nearest[mutual]
         keep, drop = np.where(is_known[others], others, mutual), np.where(is_known[others], mutual, others)
         total = sizes[keep] + sizes[drop]
@@ -80,7 +81,7 @@ def _find_nearest(
     nearest: Indices,
     score: Embeddings,
 ) -> None:
-    """The most alike other group of each of `stale`, and how alike; two known groups are never alike."""
+    """Finds the most similar other group of each in `stale`, and its similarity; two known groups never match."""
     others, known_columns = means[active], is_known[active]
     step = max(1, _SCORES // len(active))
     for start in range(0, len(stale), step):
@@ -93,7 +94,7 @@ def _find_nearest(
 
 
 def _numbered(groups: Indices, first_new: int) -> Indices:
-    """New groups numbered from `first_new`, in the order of their first face."""
+    """Numbers new groups from `first_new`, in the order of their first face."""
     found, first, member_of = np.unique(groups, return_index=True, return_inverse=True)
     is_new = found >= first_new
     numbers = found.copy()

@@ -1,4 +1,4 @@
-"""`facelit.load`: a checkpoint as an object that embeds, verifies and identifies."""
+"""`facelit.load` turns a checkpoint into an object that embeds, verifies and identifies."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Embeddings = npt.NDArray[np.float32]
 
 
 class Verdict(NamedTuple):
-    """Whether two photos show one person.
+    """Whether two photos show the same person.
 
     `score` is their cosine similarity, `same` whether it is at least `threshold`; `far` is the share of impostor pairs that
-    this threshold accepted on the verification set `measured_on` (both None for a threshold that was given), and `details`
-    has everything known about it.
+    this threshold accepted on the verification set `measured_on` (both None for a threshold set by the caller), and `details`
+    is everything known about the threshold.
     """
 
     score: float
@@ -49,8 +49,8 @@ class Verdict(NamedTuple):
 class Identification(NamedTuple):
     """Who is in a photo.
 
-    `matches` are the most similar people of the gallery, best first; `identity` is the name of the first, or None (unknown) if
-    its score is below the threshold. `photo` is the index of the photo and `face` that of the face in it, both from 0.
+    `matches` are the most similar people in the gallery, best first; `identity` is the name of the first, or None (unknown) if
+    its score is below the threshold. `photo` is the index of the photo, `face` the index of the face in it, both from 0.
     """
 
     photo: int
@@ -66,17 +66,17 @@ def load(
     backbone: nn.Module | None = None,
     detector: Detector | None = None,
 ) -> FaceModel:
-    """Loads a trained network for use: no Lightning, nothing downloaded, nothing of the file executed.
+    """Loads a trained network for inference, without Lightning; nothing is downloaded, and no code in the file is executed.
 
     Args:
         checkpoint: A `.ckpt` that `fit` wrote.
-        device: Where the network runs, for example "cpu" or "cuda"; by default a GPU if there is one.
-        backbone: The network itself, if its class is not one of facelit's; its weights come from the checkpoint.
-        detector: Finds faces in unaligned photos; `facelit.align.open_detector()` by default, opened when first needed.
+        device: The device for the network, for example "cpu" or "cuda"; by default a GPU if there is one.
+        backbone: The network itself, if its class is not part of facelit; its weights come from the checkpoint.
+        detector: Finds faces in unaligned photos; by default `facelit.align.open_detector()`, opened when first needed.
 
     Raises:
-        FacelitError: The file is absent, damaged or no checkpoint of facelit's, its network is unknown, or there is no such
-            device.
+        FacelitError: The file does not exist, is damaged or not a checkpoint of facelit's, its network is unknown, or there is
+            no such device.
     """
     path = Path(checkpoint)
     content = read_checkpoint(path)
@@ -94,12 +94,12 @@ class FaceModel:
     """A trained network with the thresholds of its checkpoint. Created by `facelit.load`.
 
     Attributes:
-        backbone: Float images in [-1, 1], (N, 3, 112, 112), to embeddings (N, D), not normalised; eval mode, float32.
-        checkpoint_path: Where it was loaded from.
+        backbone: Maps float images in [-1, 1], (N, 3, 112, 112), to embeddings (N, D), not normalised; eval mode, float32.
+        checkpoint_path: The file it was loaded from.
         calibration: Thresholds by verification set, see `facelit.verification.calibration`; empty if the checkpoint has none.
-        step: The training step that the weights are of.
-        channels_last: Whether images are laid out in NHWC order, as they were in training.
-        finder: Finds the faces of photos that are not aligned.
+        step: The training step of the weights.
+        channels_last: Whether images are in the channels-last memory format, as in training.
+        finder: Finds the faces in photos that are not aligned.
     """
 
     def __init__(
@@ -131,12 +131,12 @@ class FaceModel:
 
     @property
     def flip_average(self) -> bool:
-        """Whether the checkpoint's (first set of) thresholds are for embeddings averaged with the mirror image's."""
+        """Whether the checkpoint's (first set of) thresholds apply to embeddings averaged with the mirror image's."""
         return averages_mirror_images(self.calibration)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the weights: equal for two checkpoints with the same backbone weights, whatever else they contain."""
+        """A hash of the weights: equal for checkpoints with the same backbone weights, whatever else they contain."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name, value in sorted(self.backbone.state_dict().items()):
@@ -156,18 +156,19 @@ class FaceModel:
         """Embeds faces.
 
         Args:
-            images: Crops, uint8 RGB (N, 112, 112, 3) or (112, 112, 3); or paths of crops; or photos where not `aligned`.
-            batch_size: Crops that go through the network at once.
-            flip_average: Whether an embedding is the mean of the crop's and its mirror image's; see the attribute `flip_average`.
+            images: Crops, uint8 RGB (N, 112, 112, 3) or (112, 112, 3); or paths of crops; or photos unless `aligned`.
+            batch_size: The number of crops that go through the network at once.
+            flip_average: Whether to average each crop's embedding with its mirror image's; see the attribute `flip_average`.
             aligned: Whether the images are aligned crops. Otherwise faces are detected first.
-            which: Which face of a photo that is not aligned: "largest", "central", or "all" (then N counts faces, not photos).
+            which: The face to use in a photo that is not aligned: "largest", "central", or "all" (then N counts faces, not
+                photos).
 
         Returns:
             float32 (N, D), L2-normalised.
 
         Raises:
             BadImageError: An image cannot be read, is not a crop, or shows no face.
-            FacelitError: The array is of another type or shape, or the network returns NaN or infinity.
+            FacelitError: The array has the wrong type or shape, or the network returns NaN or infinity.
         """
         raw = self._embed_raw(images, batch_size, flip_average, aligned, which)
         return F.normalize(raw, dim=1).numpy()
@@ -182,19 +183,20 @@ class FaceModel:
         aligned: bool = True,
         which: Which = "largest",
     ) -> Verdict:
-        """Whether two photos show the same person.
+        """Tells whether two photos show the same person.
 
-        The score is what validation computed: the cosine similarity of embeddings, averaged with the mirror images' where the
-        checkpoint's thresholds were measured so.
+        The score is computed as in validation: the cosine similarity of the embeddings, averaged with the mirror images' if
+        the checkpoint's thresholds were measured that way.
 
         Args:
-            a: A crop, or a photo where not `aligned`: path or pixels.
-            b: Likewise.
-            threshold: Own limit on the score, between -1 and 1; one of the checkpoint's where not given.
-            at: Which of the checkpoint's: "best_accuracy", "far_1e-2" or "far_1e-3".
-            on: The verification set that it was measured on; the first one where not given.
+            a: A crop, or a photo unless `aligned`: path or pixels.
+            b: The other one.
+            threshold: The lowest score, between -1 and 1, of a pair that is the same person; by default one of the checkpoint's
+                thresholds.
+            at: Which of the checkpoint's thresholds: "best_accuracy", "far_1e-2" or "far_1e-3".
+            on: The verification set on which that threshold was measured; by default the first.
             aligned: Whether both are crops already.
-            which: Which face of a photo that is not aligned: "largest" or "central".
+            which: The face to use in a photo that is not aligned: "largest" or "central".
 
         Raises:
             FacelitError: There is no such threshold, or a photo cannot be used.
@@ -218,17 +220,16 @@ class FaceModel:
         """Makes a gallery of people to identify.
 
         Args:
-            people: A folder `root/<person>/<photo>` (a photo right below the root is one person, called by the file's name); or
+            people: A folder `root/<person>/<photo>` (a photo directly below the root is a person named after the file); or
                 photos by name.
-            template: What a person with several photos is compared by: "mean", the normalised mean of the normalised embeddings;
-                or "all", where the most alike of the photos counts.
-            flip_average: Whether embeddings are averaged with the mirror image's; as the checkpoint's thresholds are, where not
-                given.
+            template: How a person with several photos is compared: "mean", by the normalised mean of the normalised embeddings;
+                or "all", by the most similar photo.
+            flip_average: Whether to average embeddings with the mirror image's; by default as for the checkpoint's thresholds.
             aligned: Whether the photos are crops already.
-            which: Which face of a photo that is not aligned: "largest" or "central".
-            on_bad_photo: "error" stops where photos cannot be read or show no face, and names them; "skip" leaves them out and lists
-                them in the gallery's `skipped`.
-            keep_examples: Whether a crop of each person is kept, for pictures.
+            which: The face to use in a photo that is not aligned: "largest" or "central".
+            on_bad_photo: "error" stops and names the photos that cannot be read or show no face; "skip" leaves them out and
+                lists them in the gallery's `skipped`.
+            keep_examples: Whether to keep a crop of each person, for pictures.
 
         Raises:
             FacelitError: There are no photos, or some cannot be used.
@@ -262,30 +263,30 @@ class FaceModel:
         aligned: bool = True,
         which: Which = "largest",
     ) -> list[Identification]:
-        """Who is in the photos.
+        """Tells who is in the photos.
 
         Args:
-            photos: Crops or, where not `aligned`, photos: paths or pixels.
-            gallery: Of the same checkpoint.
-            k: How many people are listed for each face, at most.
-            threshold: As in `verify`, as are `at`, `on` and `aligned`.
-            at: See there.
-            on: See there.
-            aligned: See there.
-            which: "all" answers for each face of a photo.
+            photos: Crops, or photos unless `aligned`: paths or pixels.
+            gallery: A gallery made with the same weights.
+            k: The most people to list for each face.
+            threshold: As in `verify`.
+            at: As in `verify`.
+            on: As in `verify`.
+            aligned: Whether the photos are crops already.
+            which: The face to use in a photo that is not aligned: "largest", "central", or "all" for an answer for each face.
 
         Returns:
             One answer for each face, photo by photo.
 
         Raises:
-            FacelitError: The gallery is another checkpoint's, there is no such threshold, or a photo cannot be used.
+            FacelitError: The gallery was made with another network, there is no such threshold, or a photo cannot be used.
         """
         gallery.check_fingerprint(self.fingerprint, self.checkpoint_path)
         limit = self.choose_threshold(threshold, at, on)
         if limit.at is not None and averages_mirror_images(self.calibration, on) != gallery.flip_average:
             raise FacelitError(
                 f"the thresholds of {limit.measured_on} and the gallery differ in flip_average (averaging with mirror images):"
-                " enrol again."
+                " enrol the photos again."
             )
         answers = []
         for number, photo in enumerate(as_photos(photos)):
@@ -298,17 +299,17 @@ class FaceModel:
     def choose_threshold(
         self, threshold: float | None = None, at: str = "best_accuracy", on: str | None = None
     ) -> Threshold:
-        """The threshold that `verify` and `identify` would use with the same arguments, and what it stands for."""
+        """Returns the threshold that `verify` and `identify` would use with these arguments, and how it was measured."""
         return choose_threshold(self.calibration, threshold, at, on, self.checkpoint_path)
 
     def find_faces(self, photo: Photo, aligned: bool = False, which: Which = "largest") -> FoundFaces:
-        """The crops of a photo's faces, and how many faces there are; see `FaceFinder.find`."""
+        """Returns the crops of a photo's faces, and how many faces there are; see `FaceFinder.find`."""
         return self.finder.find(photo, aligned, which)
 
     def _embed_raw(
         self, images: Photo | Sequence[Photo], batch_size: int, flip_average: bool, aligned: bool, which: Which
     ) -> Tensor:
-        """As `embed`, not normalised, on the CPU."""
+        """As `embed`, but not normalised; a tensor on the CPU."""
         if batch_size < 1:
             raise FacelitError(f"option batch_size: must be at least 1, not {batch_size}.")
         rows = [self._embed_batch(crops, flip_average) for crops in self._batches(images, batch_size, aligned, which)]

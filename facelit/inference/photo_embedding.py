@@ -1,4 +1,4 @@
-"""Many photos to embeddings: what `embed`, `evaluate` and `cluster` do before anything else."""
+"""Embeds many photos, for `embed`, `evaluate` and `cluster`."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _WORTH_A_BAR = 200
 
 
 class Faces(NamedTuple):
-    """The faces of some photos.
+    """The faces in some photos.
 
     Attributes:
-        photos: Number of each face's photo, int64 (N,), rising.
+        photos: The index of each face's photo, int64 (N,), non-decreasing.
         embeddings: float32 (N, D), L2-normalised.
         skipped: Photos that cannot be used, and why.
-        several: Photos with several faces, and how many.
+        several: Number of faces by photo, for photos with more than one.
     """
 
     photos: npt.NDArray[np.int64]
@@ -38,17 +38,17 @@ class Faces(NamedTuple):
     several: dict[str, int]
 
     def require_any(self, count: int) -> Faces:
-        """Itself.
+        """Returns itself, if there is any face.
 
         Args:
-            count: Of photos, for the message.
+            count: The number of photos, for the message.
 
         Raises:
             FacelitError: No photo could be used.
         """
         if not len(self.photos):
             some = f", for example {self.skipped[0]}" if self.skipped else ""
-            raise FacelitError(f"none of {count:,} photos can be used{some}")
+            raise FacelitError(f"none of the {count:,} photos can be used{some}")
         return self
 
 
@@ -61,16 +61,16 @@ def embed_photos(
     batch_size: int = 64,
     keep: Callable[[int, Crops], None] = lambda photo, crops: None,
 ) -> Faces:
-    """Finds and embeds the faces of photos, batch by batch, with a progress bar.
+    """Finds and embeds the faces in photos, batch by batch, with a progress bar.
 
     Args:
         model: The network.
         paths: The photos.
         aligned: Whether they are crops already.
-        which: Which face of a photo.
-        flip_average: Whether embeddings are averaged with the mirror image's.
-        batch_size: Photos that go through the network at once.
-        keep: Told a photo's number and the crops of its faces.
+        which: The face to use in a photo with several.
+        flip_average: Whether to average embeddings with the mirror image's.
+        batch_size: The number of photos that go through the network at once.
+        keep: Called with each photo's index and the crops of its faces.
     """
 
     def find(path: Path) -> FoundFaces | BadImageError:
@@ -83,7 +83,7 @@ def embed_photos(
     several: dict[str, int] = {}
     owners: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
-    # Crops are decoded ahead, in threads; a detector is not asked by two of them at once.
+    # Crops are decoded ahead in threads; a detector must not be called by two threads at once.
     found = iter(read_ahead(find, paths, default_jobs(), 4 * batch_size) if aligned else map(find, paths))
     with progress_bar("Embedding", len(paths), _WORTH_A_BAR) as show:
         for start in range(0, len(paths), batch_size):
@@ -105,7 +105,7 @@ def embed_photos(
 
 
 def read_ahead(read: Callable[[Any], Any], items: Sequence[Any], threads: int, ahead: int) -> Iterator[Any]:
-    """`map(read, items)` by several threads, in order, with at most `ahead` results waiting."""
+    """`map(read, items)` in several threads, in order, with at most `ahead` results waiting."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[Any]] = deque()
         for item in items:

@@ -1,4 +1,4 @@
-"""From what the user has, photos or aligned crops, to the crops that the network takes."""
+"""Turns the user's photos or aligned crops into the crops that the network takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Crops = npt.NDArray[np.uint8]
 """Crops: uint8, RGB, shape (N, 112, 112, 3)."""
 
 Photo = str | Path | npt.NDArray[np.uint8]
-"""A path; or pixels, uint8 RGB (H, W, 3)."""
+"""A path, or pixels: uint8 RGB (H, W, 3)."""
 
 Which = Literal["largest", "central", "all"]
 
@@ -30,14 +30,14 @@ class NoFaceError(BadImageError):
 
 
 class FoundFaces(NamedTuple):
-    """The crops of a photo (those asked for), and how many faces there were in it."""
+    """The requested crops of a photo, and how many faces were in it."""
 
     crops: list[Crop]
     in_photo: int
 
 
 class FaceFinder:
-    """Photos to crops. The detector is opened when the first photo needs it: aligned crops do without.
+    """Turns photos into crops. The detector is opened once a photo needs it: aligned crops do without.
 
     Args:
         detector: Finds the faces; by default `facelit.align.open_detector(name, model=model)`.
@@ -45,7 +45,7 @@ class FaceFinder:
         model: See `open_detector`.
 
     Raises:
-        FacelitError: The name and the model do not go together.
+        FacelitError: The detector and its model file do not match.
     """
 
     def __init__(self, detector: Detector | None = None, name: str = "mtcnn", model: str | None = None) -> None:
@@ -54,15 +54,15 @@ class FaceFinder:
         self._name, self._model = name, model
 
     def find(self, photo: Photo, aligned: bool, which: Which = "largest") -> FoundFaces:
-        """The faces of a photo.
+        """Finds the faces in a photo.
 
         Args:
-            photo: Where `aligned`, a crop of 112x112 pixels, taken as it is.
+            photo: The photo; if `aligned`, a crop of 112x112 pixels, used unchanged.
             aligned: Whether it is a crop already.
-            which: Which face, where there are several.
+            which: Which face to return if there are several.
 
         Raises:
-            BadImageError: It cannot be read, or is no crop.
+            BadImageError: The photo cannot be read, or is not a crop.
             NoFaceError: There is no face in it.
             FacelitError: The detector is not installed.
         """
@@ -95,21 +95,21 @@ class _Counting:
 
 
 def as_photos(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
-    """One photo, or several, as a sequence. An array of four dimensions is several."""
+    """One or several photos as a sequence. An array of four dimensions counts as several."""
     if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3):
         return [images]
     return list(images) if isinstance(images, np.ndarray) else images
 
 
 def check_crops(crops: Any) -> Crops:
-    """An array of crops as it is.
+    """Returns an array of crops unchanged.
 
     Raises:
-        FacelitError: It is of another type or shape.
+        FacelitError: It has the wrong type or shape.
     """
     if not isinstance(crops, np.ndarray) or crops.dtype != np.uint8 or crops.shape[1:] != (CROP_SIZE, CROP_SIZE, 3):
         what = f"{crops.dtype} {crops.shape}" if isinstance(crops, np.ndarray) else type(crops).__name__
-        raise FacelitError(f"crops are uint8 RGB of shape (N, {CROP_SIZE}, {CROP_SIZE}, 3), not {what}.")
+        raise FacelitError(f"crops must be uint8 RGB of shape (N, {CROP_SIZE}, {CROP_SIZE}, 3), not {what}.")
     return crops
 
 
@@ -122,10 +122,10 @@ def _read_aligned(photo: Photo) -> Crop:
     except BadImageError as error:
         if f"not {CROP_SIZE}x{CROP_SIZE}" not in error.reason:
             raise
-        way_out = "It is no aligned crop: leave out --aligned (in Python: aligned=False), so that its face is found."
-        raise BadImageError(error.place, error.reason, way_out) from None
+        advice = "It is not an aligned crop: omit --aligned (in Python: aligned=False), so that its face is found."
+        raise BadImageError(error.place, error.reason, advice) from None
 
 
 def place_of(photo: Photo) -> str:
-    """What a message calls a photo."""
+    """The photo's name in messages."""
     return f"an image of {photo.shape[1]}x{photo.shape[0]}" if isinstance(photo, np.ndarray) else str(photo)

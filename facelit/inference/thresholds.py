@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 from facelit.errors import FacelitError
 
 NAMES = {"best_accuracy": "best accuracy"} | {f"far_1e-{digit}": f"FAR <= 1e-{digit}" for digit in range(2, 7)}
-"""The thresholds that a checkpoint may hold, and how they are called in a sentence."""
+"""The thresholds that a checkpoint may hold, and their names in a sentence."""
 
 Calibration = Mapping[str, Mapping[str, Any]]
-"""What a checkpoint holds: see `facelit.verification.calibration`."""
+"""A checkpoint's thresholds and figures: see `facelit.verification.calibration`."""
 
 
 class Threshold(NamedTuple):
-    """A limit on cosine similarity: a pair is accepted where `score >= value`.
+    """A threshold on cosine similarity: a pair is accepted if `score >= value`.
 
-    For a threshold given by the user only `value` is set. Otherwise `at` is its name, `measured_on` the verification set,
-    `far` and `tar` the shares of impostor and genuine pairs that it accepted there, `pairs` how many pairs there were, and
-    `step` the training step of the weights that it was measured on.
+    For a threshold set by the user only `value` is given. Otherwise `at` is its name, `measured_on` the verification set,
+    `far` and `tar` the shares of impostor and genuine pairs that it accepted there, `pairs` the number of pairs, and `step` the
+    training step of the weights with which it was measured.
     """
 
     value: float
@@ -31,26 +31,26 @@ class Threshold(NamedTuple):
     step: int | None = None
 
     def explanation(self) -> str:
-        """Explains it, as the end of a sentence that has just named the value."""
+        """Explains the threshold, as the end of a sentence that has just named its value."""
         if self.at is None or self.far is None or self.tar is None:
-            return "the threshold that was given"
+            return "the threshold set by the user"
         return (
-            f"the threshold of {NAMES.get(self.at, self.at)} on {self.measured_on}; at it {percent(self.far)} of impostor pairs"
-            f" are accepted (FAR) and {percent(self.tar)} of genuine ones (TAR), {self.pairs:,} pairs"
+            f"the threshold for {NAMES.get(self.at, self.at)} on {self.measured_on}, where it accepts {percent(self.far)} of"
+            f" impostor pairs (FAR) and {percent(self.tar)} of genuine ones (TAR), {self.pairs:,} pairs"
         )
 
 
 def choose_threshold(
     calibration: Calibration, threshold: float | None, at: str, on: str | None, checkpoint: object
 ) -> Threshold:
-    """Returns the user's own threshold, or one of the checkpoint's.
+    """Returns the user's threshold, or one of the checkpoint's.
 
     Args:
-        calibration: The checkpoint's.
-        threshold: The user's, which wins.
-        at: Name of one of the checkpoint's.
-        on: Verification set that it was measured on; the first one where not given.
-        checkpoint: For messages.
+        calibration: The checkpoint's calibration.
+        threshold: The user's threshold, which takes precedence.
+        at: The name of one of the checkpoint's thresholds.
+        on: The verification set it was measured on; by default the first.
+        checkpoint: The checkpoint's name in messages.
 
     Raises:
         FacelitError: There is no such threshold.
@@ -61,12 +61,14 @@ def choose_threshold(
         return Threshold(float(threshold))
     if not calibration:
         raise FacelitError(
-            f"{checkpoint} holds no thresholds: it was trained without verification. Give one (--threshold 0.4, say), or have"
+            f"{checkpoint} holds no thresholds: it was trained without verification. Set one (--threshold 0.4, say), or have"
             " them measured: validate ... --verification.calibrate true"
         )
     name = next(iter(calibration)) if on is None else on
     if name not in calibration:
-        raise FacelitError(f"{checkpoint} has no thresholds of a set {name} (option on): {', '.join(calibration)}.")
+        raise FacelitError(
+            f"{checkpoint} has no thresholds measured on {name} (option on). It has them for: {', '.join(calibration)}."
+        )
     known = calibration[name]["thresholds"]
     if at not in known:
         why = ""
@@ -78,15 +80,15 @@ def choose_threshold(
             )
             why = f": {few} where no pair is accepted"
         raise FacelitError(
-            f"{checkpoint} has no threshold {at} of {name} (option at){why}. It has: {', '.join(known) or 'none'}; or give"
-            " one: --threshold."
+            f"{checkpoint} has no threshold {at} for {name} (option at){why}. It has: {', '.join(known) or 'none'}; or set"
+            " your own: --threshold."
         )
     point, entry = known[at], calibration[name]
     return Threshold(point["threshold"], at, name, point["far"], point["tar"], entry["pairs"], entry["step"])
 
 
 def averages_mirror_images(calibration: Calibration, on: str | None = None) -> bool:
-    """Whether the scores that thresholds were measured on were of embeddings averaged with the mirror image's."""
+    """Whether the thresholds were measured with embeddings averaged with the mirror image's."""
     if not calibration:
         return False
     entry = calibration.get(next(iter(calibration)) if on is None else on, {})

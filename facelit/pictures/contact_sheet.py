@@ -1,4 +1,4 @@
-"""A picture of what `facelit check` or `facelit align` found: a row of faces for each kind of finding."""
+"""Draws the findings of `facelit check` or `facelit align`: a row of faces for each kind."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.images import BadImageError, read_image
 
-if TYPE_CHECKING:  # 0.2 s, which a run that draws nothing is spared
+if TYPE_CHECKING:  # this import takes 0.2 s, to be spared a run that draws nothing
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TILES = 8
-"""Most images in a row."""
+"""The most images in a row."""
 
 # Lengths are in units of which a crop is 112 wide; the picture has _SCALE pixels to the unit.
 _TILE, _GAP, _GROUP_GAP, _MARGIN = 112, 10, 20, 24
@@ -28,26 +28,26 @@ _HEADING, _CAPTION, _SPACE = 44, 38, 22
 _WIDTH = 2 * _MARGIN + TILES * _TILE + (TILES - 1) * _GROUP_GAP
 _SCALE = 1.5
 _LETTERS = 23
-"""As many fit below a tile."""
+"""The number of letters that fit below a tile."""
 _FRAME = "#D55E00"
 
 
 class _Shown(NamedTuple):
-    """An item, with as many of its pictures as there is room for."""
+    """The pictures of an item that there is room for, and the number of the others."""
 
     pictures: list[Picture]
     left_out: int
 
 
 def contact_sheet(findings: Sequence[Finding], title: str) -> Figure:
-    """Draws findings, up to eight images of each kind, taken evenly from all of them.
+    """Draws findings, with up to eight images of each kind, evenly spread over all of them.
 
     Args:
-        findings: Kinds of which there is none are left out.
-        title: Above everything.
+        findings: The findings to draw; empty ones are omitted.
+        title: The title of the sheet.
 
     Returns:
-        A figure; images of one item (duplicates, say) stand side by side in a frame.
+        A figure; images of one item (duplicates, say) are side by side in a frame.
     """
     from matplotlib.figure import Figure
 
@@ -67,16 +67,16 @@ def contact_sheet(findings: Sequence[Finding], title: str) -> Figure:
 
 
 def save_png(figure: Figure, file: str | IO[bytes]) -> None:
-    """Writes a picture; letters that the font lacks are boxes, without a warning for each."""
+    """Writes a picture as PNG, without a warning for each letter that the font lacks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(file, format="png")
 
 
 def choose(finding: Finding) -> list[_Shown]:
-    """Items for one row, evenly spread over all, and how many pictures of each.
+    """Chooses a row's items, evenly spread over all, and the pictures to show of each.
 
-    Each item gets two places (one, where its kind has one picture); what is left goes to the items with more.
+    Each item gets two places (one if its kind has a single picture); places left over go to the items with more.
     """
     per_item = min(2, max(1, len(finding.item(0).pictures)))
     count = min(finding.count, TILES // per_item)
@@ -140,20 +140,20 @@ def _draw_tile(axes: Axes, left: float, top: float, picture: Picture, left_out: 
 
 
 def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Shrunk to fit a tile, if it is larger."""
+    """Shrinks an image to fit a tile, if it is larger."""
     image = Image.fromarray(pixels)
     image.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 def _write(axes: Axes, x: float, y: float, text: str, size: float, **style: object) -> None:
-    # Names of files are no formulas, whatever dollars they have.
+    # A dollar sign in a file name must not start a formula.
     style = {"va": "top", **style}
     axes.text(x, y, _printable(text), fontsize=size, parse_math=False, **style)  # type: ignore[arg-type]
 
 
 def _printable(text: str) -> str:
-    """Without the stand-ins for bytes of a file name that are no UTF-8, which no font and no terminal takes."""
+    """Replaces the surrogates for bytes of a file name that are not UTF-8: fonts and terminals reject them."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -162,7 +162,7 @@ def _counted(count: int, stem: str, plural: str, singular: str = "") -> str:
 
 
 def _shortened(name: str) -> str:
-    """A name without its middle, if it is too long for a tile."""
+    """Cuts the middle of a name that is too long for a tile."""
     if len(name) <= _LETTERS:
         return name
     end = _LETTERS // 2

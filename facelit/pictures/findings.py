@@ -1,4 +1,4 @@
-"""What was found in a set of images: told in a report, and shown on a contact sheet."""
+"""Findings in a set of images, for reports and contact sheets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facelit.storage.base import ImageStore
 
 
 class Picture(NamedTuple):
-    """An image that shows a finding, and what to write below its name."""
+    """An image that shows a finding, and a note to print below its name."""
 
     store: ImageStore
     row: int
@@ -18,12 +18,12 @@ class Picture(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One thing that was found.
+    """One item of a finding.
 
     Attributes:
-        entry: What the report says of it.
+        entry: Its entry in the report.
         label: The same in a few words.
-        pictures: What it looks like; those of one item are shown side by side.
+        pictures: Images that show it, side by side on a contact sheet.
     """
 
     entry: dict[str, Any]
@@ -33,16 +33,16 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """All things of one kind. Items are made when they are asked for: there may be millions.
+    """All items of one kind. Items are made on request, as there may be millions.
 
     Attributes:
         key: Its name in the report.
         title: Its name in the table.
         explanation: What it means for training.
-        num_images: Images concerned.
-        num_identities: Identities concerned; 0 where it is not about identities.
-        count: Number of items.
-        item: Item by number.
+        num_images: The number of images affected.
+        num_identities: The number of identities affected; 0 if it is not about identities.
+        count: The number of items.
+        item: Makes the item with a given number.
     """
 
     key: str

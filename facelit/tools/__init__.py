@@ -1,1 +1,1 @@
-"""Programs of the command line that need no network: checking a dataset, packing it, comparing faces."""
+"""The command line's tools: everything besides training, one file for each command."""

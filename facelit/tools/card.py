@@ -1,4 +1,4 @@
-"""`facelit card`: what a checkpoint is, what it was measured at, and what it is not for, as Markdown beside it."""
+"""`facelit card`: writes a checkpoint's model card as Markdown."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool = False) -> int:
-    """Writes a model card: data, results with their confidence, thresholds, use and limits.
+    """Writes a model card: data, results with their confidence intervals, thresholds, use and limits.
 
-    Everything in it is read from the checkpoint and its run's folder; what they do not tell is said to be not recorded. The ROC
-    pictures are linked where the card is in the run's folder, and copied beside it elsewhere.
+    Everything in it is read from the checkpoint and its run's folder; anything missing there is marked as not recorded. If the
+    card is in the run's folder, it links to the ROC pictures; elsewhere they are copied next to it.
 
     Args:
-        checkpoint: The checkpoint; the best one of the newest run below runs/ where not given.
-        out: The Markdown file; card.md beside the checkpoint where not given.
-        overwrite: Replace a card that is there already, along with what was added to it by hand.
+        checkpoint: The checkpoint; by default the best one of the newest run below runs/.
+        out: The Markdown file; by default card.md next to the checkpoint.
+        overwrite: Replace an existing card, including anything added to it by hand.
 
     Returns:
         0.
 
     Raises:
-        FacelitError: The checkpoint is absent or damaged, or the card cannot be written.
+        FacelitError: The checkpoint does not exist or is damaged, or the card cannot be written.
     """
     from facelit.checkpoints import newest_checkpoint
     from facelit.export.card_facts import gather
@@ -37,7 +37,7 @@ def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool 
 
     path = Path(checkpoint) if checkpoint is not None else newest_checkpoint()
     if checkpoint is None:
-        remark(f"Using {path} (--checkpoint names another).")
+        remark(f"Using {path} (choose another with --checkpoint).")
     target = path.parent / "card.md" if out is None else Path(out)
     _check_target(target, overwrite)
     facts = gather(path)
@@ -46,9 +46,9 @@ def card(checkpoint: str | None = None, out: str | None = None, overwrite: bool 
     configs = [_relative(config, target) for config in facts.configs] if inside else []
     text = card_text(facts, pictures, configs)
     _write(target, text.encode("utf-8"))
-    print(f"{target}: the card of {path}.")
+    print(f"{target}: the model card of {path}.")
     if facts.config_text is not None:
-        print("It contains the run's whole configuration, with the paths in it: read it before you publish it.")
+        print("It contains the run's whole configuration, including paths: read it before you publish it.")
     return 0
 
 
@@ -63,13 +63,13 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if target.is_dir():
         raise FacelitError(f"{target} (option out) is a folder: name a file.")
     if not target.parent.is_dir():
-        raise FacelitError(f"{target.parent}: there is no such folder (option out). Make it first.")
+        raise FacelitError(f"{target.parent}: there is no such folder (option out). Create it first.")
     if target.exists() and not overwrite:
         raise FacelitError(f"{target} exists already. Replace it with --overwrite, or name another file with --out.")
 
 
 def _place_picture(measured: Measured, target: Path, run_folder: Path) -> str | None:
-    """The picture's path as the card links it, relative to the card; None where there is no picture."""
+    """Copies the picture next to a card outside the run's folder; returns its path relative to the card, or None."""
     if measured.picture is None:
         return None
     if target.parent.resolve().is_relative_to(run_folder.resolve()):
@@ -80,7 +80,7 @@ def _place_picture(measured: Measured, target: Path, run_folder: Path) -> str | 
 
 
 def _relative(path: Path, target: Path) -> str:
-    """As a link in the card."""
+    """The path relative to the card, for a link."""
     return Path(os.path.relpath(path.resolve(), target.parent.resolve())).as_posix()
 
 

@@ -1,4 +1,4 @@
-"""`facelit check`: what is wrong with a training set, before a run finds out."""
+"""`facelit check`: finds what is wrong with a training set before a run does."""
 
 from __future__ import annotations
 
@@ -39,26 +39,26 @@ def check(
 ) -> int:
     """Scans a training set for defects; writes a report and a contact sheet.
 
-    Reads every image and finds unreadable files, wrong sizes, grey images, exact duplicates (of the decoded pixels) inside
-    and across identities, identities with too few images, people who are also in a verification set, and what is in the
-    folder but is not in the set (other kinds of files, images one folder too deep, empty identities). Prints a table.
-    Exit status 1 means that images were found at which training would stop: unreadable ones, or of another size.
+    Reads every image and finds unreadable files, wrong sizes, grey images, exact duplicates (of the decoded pixels) within
+    and across identities, identities with too few images, people who are also in a verification set, and anything in the
+    folder that is not part of the set (other kinds of files, images one folder too deep, empty identities). Prints a table.
+    Exit status 1 means that some images would stop training: unreadable ones, or of the wrong size.
 
     Args:
         data: The training set: root/<identity>/<image>, a folder that `facelit pack` wrote, or an InsightFace set.
         against: A verification set whose people and images must not be in the training set, or a list of several: a folder
-            root/<name>/<image>, an InsightFace .bin (images only), or a .txt with one name a line or in the form of LFW's
+            root/<name>/<image>, an InsightFace .bin (images only), or a .txt with one name per line or in the format of LFW's
             people.txt (names only).
-        pairs: A pairs file in LFW's format. Of the folders in `against` only the people it names count; where there is no
-            such folder, their names do.
+        pairs: A pairs file in LFW's format: of the folders in `against` only the people named in it count; without such a
+            folder the names themselves are compared.
         min_images: Report identities with fewer readable images than this.
-        report: Where the full report goes, as JSON, outside the data; check-<name of the data>.json in the current folder where
-            not given.
-        sheet: Where a picture with examples of each finding goes; check-<name of the data>.png where not given.
-        jobs: Number of processes; one per core where not given.
+        report: Where to write the full report, as JSON, outside the data; by default check-<name of the data>.json in the
+            current folder.
+        sheet: Where to write a picture with examples of each finding; by default check-<name of the data>.png.
+        jobs: The number of processes; by default one per core.
 
     Returns:
-        0, or 1 where images were found at which training would stop.
+        0, or 1 if some images would stop training.
 
     Raises:
         FacelitError: A path is wrong, or an option is out of range.
@@ -95,16 +95,16 @@ check.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
 
 
 def _check_options(min_images: int, outputs: dict[str, Path], sets: Sequence[str]) -> None:
-    """Before the hours that a large set takes, not after."""
+    """Checks the options before the scan, which may take hours."""
     if min_images < 1:
         raise FacelitError(f"option min_images: must be at least 1, not {min_images}.")
     for option, path in outputs.items():
         if os.path.isdir(path):
             raise FacelitError(f"{path} (option {option}) is a folder: name a file.")
         if not path.parent.is_dir():
-            raise FacelitError(f"{path.parent}: there is no such folder (option {option}). Make it first.")
+            raise FacelitError(f"{path.parent}: there is no such folder (option {option}). Create it first.")
     for folder in sets:
-        # An image directly in the folder, as the sheet would be, makes it no set any more.
+        # An image directly in the folder, as the sheet would be, makes it an invalid set.
         inside = {
             option: path
             for option, path in outputs.items()
@@ -112,7 +112,7 @@ def _check_options(min_images: int, outputs: dict[str, Path], sets: Sequence[str
         }
         if inside:
             raise FacelitError(
-                f"{' and '.join(map(str, inside.values()))} would be inside the data, {folder}: choose a place elsewhere with"
+                f"{' and '.join(map(str, inside.values()))} would be inside the data, {folder}: choose another place with"
                 f" {' and '.join(f'--{option} FILE' for option in inside)}."
             )
     for option, path in outputs.items():
@@ -120,13 +120,14 @@ def _check_options(min_images: int, outputs: dict[str, Path], sets: Sequence[str
 
 
 def _open(data: str) -> tuple[CropStore, Ignored | None]:
-    """A training set, and what of a plain folder is not in it."""
+    """Opens a training set, and finds the files of a plain folder that are not part of it."""
     store = open_store(data)
     is_folder = isinstance(store, FolderStore)
     if not len(store):
         instead = why_empty(store.path) if is_folder else ""
         raise FacelitError(
-            f"{data}: no images here. The layout is root/<identity>/<image> with .jpg, .png or .webp images. {instead}".rstrip()
+            f"{data}: no images here. The expected layout is root/<identity>/<image> with .jpg, .png or .webp images."
+            f" {instead}".rstrip()
         )
     return store, find_ignored(store.path) if is_folder else None
 

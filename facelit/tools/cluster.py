@@ -1,4 +1,4 @@
-"""`facelit cluster`: the faces of unlabelled photos, sorted by person."""
+"""`facelit cluster`: sorts the faces in unlabelled photos by person."""
 
 from __future__ import annotations
 
@@ -39,43 +39,43 @@ def cluster(
     detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
-    """Sorts the faces of unlabelled photos by person.
+    """Sorts the faces in unlabelled photos by person.
 
-    Writes a folder for each person with links to their photos, noise/ for faces that are alone, faces.tsv with scores, and people.png,
-    a sheet of faces to look through. Called again, with more photos or the same ones, everybody keeps their folder, and
-    it may have been renamed: new photos go to the people there are, or make new ones. Photos that cannot be read or show no face are
-    listed in skipped.tsv, and the exit status is 1.
+    Writes a folder for each person with links to their photos, noise/ for faces in no group, faces.tsv with scores, and
+    people.png, a sheet of faces to look through. On a second call, with the same or more photos, everybody keeps their folder,
+    even if renamed: new photos go to known people, or make new ones. Photos that cannot be read or show no face are listed in
+    skipped.tsv, and the exit status is 1.
 
     Args:
         photos: The photos, in any tree of folders.
-        out: The folder to write; one of an earlier run is gone on with.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        out: The folder to write; the folder of an earlier run is continued.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
         aligned: The photos are aligned 112x112 crops already.
-        which: Which faces of a photo: all, the largest one, or the most central one.
-        threshold: Own limit on the mean score between the faces of two groups, instead of the checkpoint's.
+        which: The faces to use in a photo: all, the largest, or the most central.
+        threshold: The lowest mean score at which two groups of faces are joined, instead of the checkpoint's threshold.
         at: Which of the checkpoint's thresholds: far_1e-2, far_1e-3 and so on, or best_accuracy; a lower FAR splits people sooner.
-            far_1e-3 where not given, or best_accuracy where the checkpoint has none.
-        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
-        fewest: Faces that make a new person; smaller groups go to noise/.
+            By default far_1e-3, or best_accuracy if the checkpoint has no far_1e-3.
+        on: The verification set on which that threshold was measured; by default the checkpoint's first.
+        fewest: The fewest faces that make a new person; smaller groups go to noise/.
         copy: Copy photos into the people's folders instead of linking to them.
-        labels: The photos lie in a folder for each person: say how well the groups match (by the largest face of each photo).
-        batch_size: Photos that go through the network at once.
-        detector: What finds the faces. YuNet and SCRFD need a file.
+        labels: The photos are in a folder for each person: say how well the groups match (by the largest face of each photo).
+        batch_size: The number of photos that go through the network at once.
+        detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
-        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+        device: The device for the network, such as cpu or cuda; by default a GPU if there is one.
 
     Returns:
-        0, or 1 where photos were left out.
+        0, or 1 if photos were left out.
 
     Raises:
-        FacelitError: There are no photos, none can be used, or the folder cannot be written or is another network's.
+        FacelitError: There are no photos, none can be used, or the folder cannot be written or belongs to another network.
     """
     for option, value in (("fewest", fewest), ("batch_size", batch_size)):
         if value < 1:
             raise FacelitError(f"--{option} must be at least 1, not {value}.")
     root = Path(photos)
     if Path(out).absolute().is_relative_to(root.absolute()):
-        raise FacelitError(f"{out} lies in {photos}: its links would be sorted as photos. Name a folder outside.")
+        raise FacelitError(f"{out} is inside {photos}: its links would be sorted as photos. Name a folder outside.")
     paths = list(photo_files(root))
     if not paths:
         state = "holds no photo" if root.is_dir() else "does not exist"
@@ -84,7 +84,7 @@ def cluster(
         _check_labels(root, paths)
     model = open_model(checkpoint, device, detector, detector_model)
     measured = model.calibration.get(on or next(iter(model.calibration), ""), {}).get("thresholds", {})
-    # Nearly all pairs of an album are of two people: the threshold of best accuracy on balanced pairs mixes them.
+    # Nearly all pairs in an album are of different people: the threshold for best accuracy on balanced pairs would mix them.
     usual = _USUAL if _USUAL in measured else "best_accuracy"
     limit = model.choose_threshold(threshold, at or usual, on)
     from facelit.inference.album import Album
@@ -92,7 +92,7 @@ def cluster(
     album = Album(Path(out), f"{model.fingerprint} {model.flip_average} {aligned} {which} {detector}")
     digests, skipped = _embed_new(album, model, paths, aligned, which, batch_size)
     if not album.digests:
-        raise FacelitError(f"none of {len(paths):,} photos can be used, for example {skipped[0]}")
+        raise FacelitError(f"none of the {len(paths):,} photos can be used, for example {skipped[0]}")
     known = int(album.people.max(initial=0))
     album.sort(limit.value, fewest)
     folders = album.place(copy)
@@ -125,9 +125,9 @@ def _embed_new(
     which: Literal["all", "largest", "central"],
     batch_size: int,
 ) -> tuple[dict[str, Path], list[BadImageError]]:
-    """Takes up photos that the album does not know; each photo's path by its hash, and what cannot be used.
+    """Adds photos that are new to the album; returns each photo's path by its hash, and the photos that cannot be used.
 
-    What was embedded is kept every thousand photos: a run that was stopped goes on from there.
+    Saves the album every thousand photos, so that an interrupted run continues from there.
     """
     from facelit.inference.album import digest_of
     from facelit.inference.photo_embedding import embed_photos
@@ -143,7 +143,7 @@ def _embed_new(
             show(done)
     copies = len(paths) - len(skipped) - len(digests)
     if copies:
-        remark(f"{copies:,} photos have the bytes of another one; each picture is sorted once.")
+        remark(f"{copies:,} photos are identical copies of others; each picture is sorted once.")
     known = set(album.digests)
     album.photos = [
         str(digests[digest].absolute()) if digest in digests else photo
@@ -187,9 +187,7 @@ def _write(album: Album, likeness: Likeness, folders: dict[int, str], skipped: l
         def item(place: int, faces: Any = faces, noted: list[str] = noted) -> Item:
             return Item({}, "", [Picture(store, int(faces[place]), noted[place])])
 
-        what = (
-            "in no group; scores are to the nearest person" if number == 0 else "the surest first, scores to the others"
-        )
+        what = "in no group; scores with the nearest person" if number == 0 else "best first; scores with the others"
         findings.append(Finding(str(number), folders[number], what, len(faces), 0, len(faces), item))
     shown = [*findings[:_ROWS], *(one for one in findings[_ROWS:] if one.key == "0")]
     people = len(findings) - int(0 in numbers)

@@ -1,4 +1,4 @@
-"""`facelit embed`: a folder of photos as a file of embeddings."""
+"""`facelit embed`: turns a folder of photos into a file of embeddings."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def embed(
 ) -> int:
     """Writes the embeddings of all photos in a folder to a file.
 
-    Finds the face in each photo. The file holds the names (paths below the folder) and the embeddings, float32, of length 1 each.
+    Finds the face in each photo. The file holds the names (paths below the folder) and the embeddings, float32, of unit length.
     Photos that cannot be read or show no face are listed on the screen and in OUT.skipped.tsv, and the exit status is then 1.
-    Thousands of photos are aligned faster by `facelit align`, on all cores, and then embedded with --aligned.
+    For thousands of photos it is faster to run `facelit align`, which uses all cores, and to embed its crops with --aligned.
 
     Args:
         folder: The photos, in any tree of folders.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
         out: The file to write: .npz (arrays `names` and `embeddings`) or .parquet (columns `name` and `embedding`).
         aligned: The photos are aligned 112x112 crops already.
-        which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
+        which: The face to use if a photo has several: the largest (the default, with a remark) or the most central.
         flip_average: Average each embedding with the mirror image's.
-        batch_size: Crops that go through the network at once.
-        detector: What finds the faces. YuNet and SCRFD need a file.
+        batch_size: The number of crops that go through the network at once.
+        detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
-        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+        device: The device for the network, such as cpu or cuda; by default a GPU if there is one.
 
     Returns:
-        0, or 1 where photos were left out.
+        0, or 1 if photos were left out.
 
     Raises:
         FacelitError: The folder holds no photo, none can be used, or the file cannot be written.
@@ -96,7 +96,7 @@ def _write(path: Path, names: list[str], embeddings: npt.NDArray[np.float32], mo
 
         length = embeddings.shape[1]
         column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel(), pa.float32()), length)
-        # A name that is no UTF-8 has its bytes replaced: Parquet's strings take nothing else.
+        # Bytes of a name that are not UTF-8 are replaced: Parquet's strings hold nothing else.
         readable = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for name in names]
         table = pa.table({"name": pa.array(readable, pa.string()), "embedding": column})
         origin = {"checkpoint": str(model.checkpoint_path), "fingerprint": model.fingerprint}
@@ -104,7 +104,7 @@ def _write(path: Path, names: list[str], embeddings: npt.NDArray[np.float32], mo
 
 
 def _report(path: Path, skipped: list[BadImageError], count: int) -> None:
-    """Lists what was left out; removes the list of an earlier run where nothing was."""
+    """Lists the photos left out; if there are none, removes the list of an earlier run."""
     if not skipped:
         path.unlink(missing_ok=True)
         return

@@ -1,4 +1,4 @@
-"""`facelit evaluate`: how good a checkpoint is on one's own people."""
+"""`facelit evaluate`: measures a checkpoint on your own people."""
 
 from __future__ import annotations
 
@@ -41,38 +41,39 @@ def evaluate(
 ) -> int:
     """Measures a checkpoint on a folder of your own people, and recommends a threshold.
 
-    Verification compares all pairs of photos: accuracy, and the true accept rate (TAR) at false accept rates (FAR) of 1e-2 down to 1e-6,
-    as far as the pairs carry. Identification searches for each photo among all people, and for strangers: people who are left
-    out of the gallery in turn. Every rate has a 95 % interval. Photos without a face are left out and listed, and the exit status is 1.
+    Verification compares all pairs of photos: accuracy, and the true accept rate (TAR) at false accept rates (FAR) from 1e-2 to
+    1e-6, as far as the number of pairs allows. Identification searches for each photo among all people, and for strangers: people
+    left out of the gallery in turn. Every rate has a 95 % interval. Photos without a face are left out and listed, and the exit
+    status is 1.
 
     Args:
-        folder: root/<person>/<photo>.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        folder: The people: root/<person>/<photo>.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
         aligned: The photos are aligned 112x112 crops already.
-        which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
-        far: The false accept rate that a threshold is recommended for; 1e-3 where not given, or 1e-2 where the pairs carry no less.
+        which: The face to use if a photo has several: the largest (the default, with a remark) or the most central.
+        far: The false accept rate to recommend a threshold for; by default 1e-3, or 1e-2 if there are too few pairs for that.
         write_threshold: Store the thresholds in the checkpoint, for verify and identify: best_accuracy, and one for each FAR.
-        name: What the checkpoint calls these people (option --on of verify and identify); the folder's name where not given.
-        enrolled: Photos of each person in the gallery of the identification; the others are searched for.
-        flip_average: Average each embedding with the mirror image's; done in any case where the checkpoint's thresholds are so.
-        batch_size: Photos that go through the network at once.
-        seed: Draws other folds, and other photos to enrol.
-        show: A picture (.png) of the ROC and DET curves.
+        name: The checkpoint's name for these people (option --on of verify and identify); by default the folder's name.
+        enrolled: The number of photos of each person in the gallery for identification; the others are searched for.
+        flip_average: Average each embedding with the mirror image's; always done if the checkpoint's thresholds require it.
+        batch_size: The number of photos that go through the network at once.
+        seed: The random seed for the folds and the photos to enrol.
+        show: Write a picture (.png) of the ROC and DET curves.
         json: Write the figures to this file (.json).
-        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
-        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+        device: The device for the network, such as cpu or cuda; by default a GPU if there is one.
 
     Returns:
-        0, or 1 where photos were left out.
+        0, or 1 if photos were left out.
 
     Raises:
-        FacelitError: People or photos are too few, or none can be used.
+        FacelitError: There are too few people or photos, or no photo can be used.
     """
     check_output(show, "show", (".png",))
     check_output(json, "json", (".json",))
     if far is not None and not 0 < far < 1:
-        raise FacelitError(f"--far {far:g}: a false accept rate is between 0 and 1, 1e-3 say.")
+        raise FacelitError(f"--far {far:g}: a false accept rate is between 0 and 1, such as 1e-3.")
     for option, value in (("enrolled", enrolled), ("batch_size", batch_size)):
         if value < 1:
             raise FacelitError(f"--{option} must be at least 1, not {value}.")
@@ -83,7 +84,7 @@ def evaluate(
 
     root = Path(folder)
     if not root.is_dir():
-        raise FacelitError(f"folder not found: {root}. The layout is root/<person>/<photo>.")
+        raise FacelitError(f"folder not found: {root}. The expected layout is root/<person>/<photo>.")
     people = list_people(root)
     check_people(root, [len(photos) for photos in people.values()], far)
     model = open_model(checkpoint, device, detector, detector_model)
@@ -94,7 +95,11 @@ def evaluate(
     found = _evaluate(root, people, paths, faces, far, enrolled, seed)
     carried = [point for wanted in ((far,) if far else _WANTED) if (point := found.at_far.get(wanted))]
     print("\n".join(report_lines(found)))
-    print(f"\n{recommendation(carried[0], found)}" if carried else "\nNo threshold: the pairs carry no FAR of 1e-2.")
+    print(
+        f"\n{recommendation(carried[0], found)}"
+        if carried
+        else "\nNo threshold: there are too few pairs for a FAR of 1e-2."
+    )
     _remark_skipped(faces, len(paths))
     if json is not None:
         _write_json(Path(json), found, faces, model)
@@ -122,7 +127,7 @@ def _evaluate(
     enrolled: int,
     seed: int,
 ) -> PeopleEvaluation:
-    """Of the photos that can be used."""
+    """Evaluates the photos that can be used."""
     from facelit.storage.progress import progress_bar
     from facelit.verification.evaluation import FARS, check_people, evaluate_people
 
@@ -146,7 +151,7 @@ def _evaluate(
 
 def _remark_skipped(faces: Faces, count: int) -> None:
     if faces.skipped:
-        remark(f"{len(faces.skipped):,} of {count:,} photos left out, which the figures above say nothing of:")
+        remark(f"{len(faces.skipped):,} of {count:,} photos left out of the figures above:")
     for error in faces.skipped[:_SHOWN]:
         remark(f"  {error.place}: {error.reason}")
     if len(faces.skipped) > _SHOWN:
@@ -182,4 +187,4 @@ def _store(model: FaceModel, found: PeopleEvaluation, name: str, flip: bool, wan
 
     store_calibration(model.checkpoint_path, {name: found.calibration_entry(model.step, flip)})
     best = f" --at {far_name(wanted[0])}" if wanted else ""
-    print(f"Stored in {model.checkpoint_path}. To decide by it: verify A.jpg B.jpg --on {name}{best}")
+    print(f"Stored in {model.checkpoint_path}. To use it: verify A.jpg B.jpg --on {name}{best}")

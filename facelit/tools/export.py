@@ -1,4 +1,4 @@
-"""`facelit export`: a trained network as a file for other programs."""
+"""`facelit export`: writes a trained network for other programs."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def export(
 ) -> int:
     """Writes a checkpoint's network as ONNX, torch.export or safetensors.
 
-    Runs the file on crops before it counts, in batches of one and of all of them, and prints how far its embeddings are from the
-    checkpoint's; where that is more than 1e-4, no file is left and the exit status is 2. The file carries what its user must
-    know: how crops come in, the five points they are aligned to, and the checkpoint's thresholds.
+    Runs the file on crops, in batches of one and of all, and prints how far its embeddings are from the checkpoint's; if the
+    difference is more than 1e-4, no file is written and the exit status is 2. The file carries what a program that uses it must
+    know: the format of its input, the five points to which crops are aligned, and the checkpoint's thresholds.
 
     Args:
-        out: The file to write: .onnx, .pt2 (torch.export) or .safetensors (the backbone's weights alone). With --info: the file
+        out: The file to write: .onnx, .pt2 (torch.export) or .safetensors (only the backbone's weights). With --info: the file
             to read.
-        checkpoint: The checkpoint; the best one of the newest run below runs/ where not given.
-        format: onnx, torch_export or safetensors, whatever the file's name ends in.
-        no_normalize: Leave the normalisation out: the input is then float32 in [-1, 1], not RGB in 0..255.
-        no_l2: Leave the L2 normalisation out: embeddings then have lengths, and the cosine similarity is not their dot product.
-        input: The type of the input, uint8 or float32; where not given uint8, and float32 with --no_normalize.
+        checkpoint: The checkpoint; by default the best one of the newest run below runs/.
+        format: onnx, torch_export or safetensors, whatever the file's suffix.
+        no_normalize: Omit the normalisation: the input is then float32 in [-1, 1], not RGB in 0..255.
+        no_l2: Omit the L2 normalisation: the cosine similarity of embeddings is then not their dot product.
+        input: The type of the input, uint8 or float32; by default uint8, and float32 with --no_normalize.
         layout: The order of the input's axes: NCHW is (batch, 3, 112, 112), NHWC is (batch, 112, 112, 3).
-        crops: A folder of aligned crops to compare on, of which 32 are taken; the built-in faces where not given.
-        info: Write nothing; print what the file OUT says about itself, as JSON.
+        crops: A folder of aligned crops, of which 32 are used for the comparison; by default the built-in faces.
+        info: Write nothing; print the metadata of the file OUT, as JSON.
 
     Returns:
         0.
 
     Raises:
-        FacelitError: An option is wrong, a package is missing, or the file does not give what the checkpoint gives.
+        FacelitError: An option is wrong, a package is missing, or the file's embeddings differ from the checkpoint's.
     """
     if out is None:
         raise FacelitError("OUT is missing: facelit export OUT.onnx (or .pt2, .safetensors)")
@@ -61,7 +61,7 @@ def export(
     from facelit.export import export_model
     from facelit.export.formats import format_of
 
-    format_of(Path(out), format)  # a wrong name is told before torch has loaded anything
+    format_of(Path(out), format)  # a wrong suffix is reported before torch is loaded
     model = open_model(checkpoint, "cpu")
     shown, faces = _read_crops(crops)
     exported = export_model(model, out, faces, format, not no_normalize, not no_l2, input, layout)
@@ -81,7 +81,7 @@ export.examples = [  # type: ignore[attr-defined]  # likewise
 
 
 def _read_crops(folder: str | None) -> tuple[str, Any]:
-    """What to call the crops, and the crops themselves, uint8 (N, 112, 112, 3)."""
+    """A name for the crops, and the crops themselves, uint8 (N, 112, 112, 3)."""
     import numpy as np
 
     if folder is None:
@@ -103,12 +103,12 @@ def _report(exported: Exported, checkpoint: Path, shown: str) -> list[str]:
     batches = ", ".join(f"{value:.1e} in batches of {number}" for number, value in exported.difference.items())
     lines = [
         f"{checkpoint}: {metadata.class_path.rpartition('.')[2]}, step {metadata.step:,}",
-        f"Compared on {exported.num_crops} {shown}, {exported.opened_in} against the checkpoint: largest difference {batches}.",
+        f"Compared with the checkpoint in {exported.opened_in} on {exported.num_crops} {shown}: largest difference {batches}.",
         f"{exported.path}: {size / 1e6:,.1f} MB",
         f"  in   {metadata.dtype} {metadata.input_shape}, {metadata.colour} in {metadata.range[0]:g}..{metadata.range[1]:g},"
         " aligned crops",
         f"  out  float32 (batch, {metadata.embedding_dim}),"
-        f" {'of length 1' if metadata.l2_inside else 'not normalised: divide by the length'}",
+        f" {'of length 1' if metadata.l2_inside else 'not normalised: divide by the norm'}",
     ]
     return lines + _threshold_lines(metadata)
 
@@ -123,7 +123,7 @@ def _threshold_lines(metadata: Metadata) -> list[str]:
         lines.append(f"  thresholds measured on {name}{older}, {measured['pairs']:,} pairs: {thresholds or 'none'}")
         if measured.get("flip_average"):
             lines.append(
-                f"  {name} was measured with flip averaging, which the file does not do: its thresholds are for the mean"
+                f"  {name} was measured with flip averaging, which the file does not do: its thresholds apply to the mean"
                 " of a crop's embedding and its mirror image's."
             )
     return lines

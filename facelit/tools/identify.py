@@ -1,4 +1,4 @@
-"""`facelit identify`: who is in a photo, out of a gallery of people."""
+"""`facelit identify`: says who in a gallery of people is in a photo."""
 
 from __future__ import annotations
 
@@ -41,37 +41,37 @@ def identify(
     detector_model: str | None = None,
     device: str | None = None,
 ) -> int:
-    """Says who is in a photo, out of a gallery of people.
+    """Says who in a gallery of people is in a photo.
 
-    Finds the face in each photo and ranks the people of the gallery by cosine similarity. Somebody whose best score is below the
-    threshold is unknown. Exit status 1 means that a photo could not be answered: it cannot be read, or shows no face.
+    Finds the face in each photo and ranks the people in the gallery by cosine similarity. A face whose best score is below the
+    threshold is unknown. Exit status 1 means that there is no answer for some photo: it cannot be read, or shows no face.
 
     Args:
-        photos: Photos to answer.
-        gallery: Who there is: a folder root/<person>/<photo> (a photo right below the root is one person, called by its name), or a
-            file that --save_gallery wrote.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
-        k: How many people are listed for each face.
-        aligned: All photos, the gallery's too, are aligned 112x112 crops already.
-        which: Which face, where a photo has several: the largest (taken, and said, where not given), the most central one, or all,
-            which answers for each. In the gallery's photos always one.
-        threshold: Own limit on the score, instead of the checkpoint's.
-        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR) of at most
-            that.
-        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
-        template: What a person with several photos is compared by: the mean of their embeddings, or all of them, where the most
-            alike counts.
-        on_bad_photo: A photo of the gallery that cannot be used: error stops, skip leaves it out and says so.
-        save_gallery: Keep the gallery in this file (.npz), which --gallery then takes.
-        faiss: Search through FAISS: for hundreds of thousands of people, see docs/recognition.md.
-        show: A picture (.png) of the faces and their matches.
+        photos: Photos of people to identify.
+        gallery: The known people: a folder root/<person>/<photo> (a photo directly below the root is a person named after the
+            file), or a file that --save_gallery wrote.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
+        k: The number of people to list for each face.
+        aligned: All photos, including the gallery's, are aligned 112x112 crops already.
+        which: The face to use if a photo has several: the largest (the default, with a remark), the most central, or all, for
+            an answer for each. In the gallery's photos always one.
+        threshold: The lowest score of a match, instead of the checkpoint's threshold.
+        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR)
+            of at most that.
+        on: The verification set on which that threshold was measured; by default the checkpoint's first.
+        template: How a person with several photos is compared: by the mean of their embeddings, or by all of them, of which
+            the most similar counts.
+        on_bad_photo: A photo in the gallery that cannot be used: error stops, skip leaves it out and says so.
+        save_gallery: Save the gallery to this file (.npz), for later use with --gallery.
+        faiss: Search through FAISS, for hundreds of thousands of people; see docs/recognition.md.
+        show: Write a picture (.png) of the faces and their matches.
         json: Print the answers as JSON.
-        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
-        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+        device: The device for the network, such as cpu or cuda; by default a GPU if there is one.
 
     Returns:
-        0, or 1 where a photo could not be answered.
+        0, or 1 if there is no answer for some photo.
 
     Raises:
         FacelitError: The gallery cannot be used, or there is no threshold.
@@ -79,7 +79,7 @@ def identify(
     check_output(show, "show", (".png",))
     check_output(save_gallery, "save_gallery", (".npz",))
     if gallery is None:
-        raise FacelitError("who is looked for is missing: --gallery FOLDER (root/<person>/<photo>).")
+        raise FacelitError("the gallery is missing: --gallery FOLDER (root/<person>/<photo>).")
     if k < 1:
         raise FacelitError(f"--k must be at least 1, not {k}.")
     model = open_model(checkpoint, device, detector, detector_model)
@@ -110,7 +110,7 @@ identify.examples = [  # type: ignore[attr-defined]  # likewise
 
 
 class _Questions:
-    """The photos that were asked about, face by face, and those that could not be answered."""
+    """The answers, face by face, and the photos without one."""
 
     def __init__(self, model: FaceModel, gallery: Gallery, aligned: bool, which: Any) -> None:
         self.model, self.gallery, self.aligned, self.which = model, gallery, aligned, which
@@ -186,9 +186,11 @@ def _heading(limit: Threshold, gallery: Gallery) -> str:
     if limit.far:
         from facelit.inference.thresholds import percent
 
-        # Each of the gallery's people is one chance of a false accept; as if they were independent.
+        # Each person in the gallery is one chance of a false accept, here taken to be independent.
         strangers = 1 - (1 - limit.far) ** len(gallery)
-        heading += f" Against {len(gallery):,} people about {percent(strangers)} of strangers pass for somebody."
+        heading += (
+            f" Among {len(gallery):,} people about {percent(strangers)} of strangers would be matched to somebody."
+        )
     return heading
 
 

@@ -1,4 +1,4 @@
-"""`facelit import`: somebody's weights as a facelit checkpoint."""
+"""`facelit import`: turns weights from elsewhere into a facelit checkpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from facelit.errors import FacelitError
 from facelit.storage.files import check_writable
 
-if TYPE_CHECKING:  # torch: not for --help
+if TYPE_CHECKING:  # they import torch, which --help must not wait for
     from facelit.data import VerificationSource
     from facelit.importing.kinds import Feed
     from facelit.importing.network import ForeignNetwork
@@ -31,32 +31,32 @@ def import_(
     architecture: str | None = None,
     overwrite: bool = False,
 ) -> int:
-    """Makes a facelit checkpoint of anybody's face network: PyTorch weights or ONNX.
+    """Makes a facelit checkpoint from any face network: PyTorch weights or ONNX.
 
-    Recognises the architecture by the names and shapes of its parameters, and takes over how it was fed (size, colours, mean
-    and std): known for each kind of weights, given by options otherwise. Everything works on the checkpoint as on one of
-    facelit's own: validate, verify, identify, embed, export, card, and fit --model.init_backbone. Nothing of the file is
-    executed. `facelit models` lists what is known.
+    Recognises the architecture by the names and shapes of its parameters, and adopts its preprocessing (size, colours, mean and
+    std), which is known for each kind of weights and can be set by options. The checkpoint then works like one of facelit's own:
+    validate, verify, identify, embed, export, card, and fit --model.init_backbone. No code in the file is executed. `facelit
+    models` lists the known networks.
 
     Args:
         source: The file: .pth, .pt, .ckpt, .safetensors, ... or .onnx.
         target: The checkpoint to write.
-        size: Height and width of the images that the network takes, as 112 96.
-        colour: Order of the colours that it takes.
-        range: What pixels were turned into: -1..1 is (x - 127.5) / 127.5, imagenet ImageNet's mean and std.
-        mean: Instead of a range: what was subtracted from red, green and blue in 0..255; one number stands for all three.
-        std: And what they were divided by.
+        size: The height and width of the network's input, such as 112 96.
+        colour: The order of the colours in its input.
+        range: The range of its pixels: -1..1 is (x - 127.5) / 127.5, imagenet uses ImageNet's mean and std.
+        mean: Instead of a range: the mean subtracted from red, green and blue in 0..255; one number applies to all three.
+        std: The divisor of red, green and blue after that.
         l2: Divide embeddings by their length.
-        flip_average: Average each embedding with the mirror image's, for good.
-        pairs: Check how it is fed on these pairs of people: a pairs file in LFW's format, or an InsightFace .bin.
-        root: Folder of the aligned crops that a pairs file names.
-        key: Which of several sets of weights in the file, as state_dict_ema.
-        output: Which of an ONNX's several outputs is the embedding.
-        architecture: The name that timm or torchvision has for the network, where it is one of theirs: finds it faster.
-        overwrite: Replace the checkpoint, where there is one.
+        flip_average: Always average each embedding with the mirror image's.
+        pairs: Check the preprocessing on these pairs of people: a pairs file in LFW's format, or an InsightFace .bin.
+        root: The folder of the aligned crops named in a pairs file.
+        key: Which of several sets of weights in the file, such as state_dict_ema.
+        output: Which of an ONNX file's several outputs is the embedding.
+        architecture: The name of the network in timm or torchvision, if it is one of theirs: finds it faster.
+        overwrite: Replace an existing checkpoint.
 
     Raises:
-        FacelitError: The file is none that facelit knows, is damaged, or would run code; or the checkpoint cannot be written.
+        FacelitError: The file is of no known kind, is damaged, or would run code; or the checkpoint cannot be written.
     """
     _check_target(Path(source), Path(target), overwrite)
     verification = _open_pairs(pairs, root)
@@ -65,7 +65,7 @@ def import_(
     from facelit.importing.weights import is_checkpoint
 
     if is_checkpoint(source):
-        raise FacelitError(f"{source} is a facelit checkpoint already: use it as it is.")
+        raise FacelitError(f"{source} is already a facelit checkpoint: use it directly.")
     network = open_network(source, key, output, architecture)
     feed = _choose_feed(network.feed, size, colour, range, mean, std, l2, flip_average)
     _describe(network, feed, Path(source).name)
@@ -85,11 +85,11 @@ import_.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
 
 
 def _check_target(source: Path, target: Path, overwrite: bool) -> None:
-    """Before the work, not after it."""
+    """Checks the target before the work starts."""
     if target.is_dir():
         raise FacelitError(f"{target} is a folder: name a file, such as {target / source.stem}.ckpt.")
     if not target.absolute().parent.is_dir():
-        raise FacelitError(f"{target}: there is no folder {target.parent}. Make it first.")
+        raise FacelitError(f"{target}: there is no folder {target.parent}. Create it first.")
     if target.exists() and source.exists() and target.samefile(source):
         raise FacelitError(f"{target}: the checkpoint would replace the weights themselves: name another file.")
     if target.exists() and not overwrite:
@@ -107,7 +107,7 @@ def _open_pairs(pairs: str | None, root: str | None) -> VerificationSource | Non
     if pairs.endswith(".bin"):
         return PairsBin(pairs)
     if root is None:
-        raise FacelitError(f"--pairs {pairs} names crops: say where they lie, --root FOLDER.")
+        raise FacelitError(f"--pairs {pairs} names crops: give their folder, --root FOLDER.")
     return PairsFolder(root, pairs)
 
 
@@ -121,19 +121,21 @@ def _choose_feed(
     l2: bool,
     flip_average: bool,
 ) -> Feed:
-    """What is known of how the network was fed, under what the user says."""
+    """The network's known preprocessing, overridden by the user's options."""
     from facelit.importing.kinds.kind import RANGES
 
     feed = known._replace(l2=known.l2 or l2, flip_average=known.flip_average or flip_average)
     if size is not None:
         height, width = _numbers("size", size, (2,))
         if not (height.is_integer() and width.is_integer() and min(height, width) >= 1):
-            raise FacelitError(f"--size {' '.join(map(str, size))}: height and width in pixels, as 112 96.")
+            raise FacelitError(
+                f"--size {' '.join(map(str, size))}: must be height and width in pixels, such as 112 96."
+            )
         feed = feed._replace(size=(int(height), int(width)))
     if colour is not None:
         feed = feed._replace(colour=colour)
     if range is not None and (mean or std):
-        raise FacelitError("--range says mean and std already: give one or the other.")
+        raise FacelitError("--range already sets mean and std: give one or the other.")
     if range is not None:
         feed = feed._replace(mean=RANGES[range].mean, std=RANGES[range].std)
     if mean is not None:
@@ -166,10 +168,12 @@ def _numbers(option: str, values: list[int] | list[float], counts: tuple[int, ..
 
 def _describe(network: ForeignNetwork, feed: Feed, name: str) -> None:
     print(f"{name}: {network.title}, embeddings of {network.embedding_dim} numbers.")
-    told = "assumed: give --range, --colour, --size, or check with --pairs" if network.assumed else "known of this kind"
+    told = (
+        "assumed: give --range, --colour, --size, or check with --pairs" if network.assumed else "known for this kind"
+    )
     if feed != network.feed:
-        told = "as the options say"
-    print(f"Fed {feed.describe()} ({told}).")
+        told = "set by options"
+    print(f"Input: {feed.describe()} ({told}).")
     for note in network.notes:
         print(note)
 
@@ -182,19 +186,19 @@ def _check_feed(network: ForeignNetwork, feed: Feed, pairs: VerificationSource |
         print(f"Warning: {warning}")
     if pairs is None:
         hint = "--pairs FILE --root FOLDER compares it with other conventions"
-        print(f"Ran on drawn faces; how it was fed was not checked ({hint}).")
+        print(f"Ran on drawn faces; the preprocessing was not checked ({hint}).")
         return
     chosen, best = compare_conventions(network, feed, pairs)
-    print(f"On pairs: genuine and impostor scores {chosen.separation:.2f} standard deviations apart.")
+    print(f"On pairs: genuine and impostor scores are {chosen.separation:.2f} standard deviations apart.")
     if clearly_better(best, chosen):
         print(
-            f"Warning: fed {best.feed.describe()} they are {best.separation:.2f} apart, which is clearly better. Import it"
+            f"Warning: with {best.feed.describe()} they are {best.separation:.2f} apart, which is clearly better. Import it"
             f" again with {_options(best.feed, feed)}."
         )
 
 
 def _options(feed: Feed, other: Feed) -> str:
-    """What to type for a convention."""
+    """The options for a preprocessing convention."""
     from facelit.importing.kinds.kind import RANGES
 
     words = [f"--colour {feed.colour}"] if feed.colour != other.colour else []

@@ -1,4 +1,4 @@
-"""`facelit models`: the weights that facelit knows how to import."""
+"""`facelit models`: lists the weights that facelit knows how to import."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from json import dumps
 
 
 def models(json: bool = False) -> int:
-    """Lists the published face networks that `facelit import` knows: where to get them, and under which terms.
+    """Lists the published face networks that `facelit import` knows: where to get them, and under what terms.
 
     Nothing is downloaded: get a file from its authors' page, and read their licence. The figures are the authors' own.
 
@@ -28,9 +28,9 @@ def models(json: bool = False) -> int:
         print(f"  import      {row.command}")
         print()
     print(
-        "Others' weights of these architectures import alike, and so do classifiers of torchvision and timm that give an"
+        "Other weights for these architectures can be imported too, and so can torchvision's and timm's classifiers that"
     )
-    print("embedding. `facelit import --help` shows how to say how a network was fed.")
+    print("return an embedding. `facelit import --help` shows the options for a network's preprocessing.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`facelit pack`: a training set in a few large files."""
+"""`facelit pack`: turns a training set into a few large files."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ def pack(
 ) -> int:
     """Turns a training set into a few large files.
 
-    Training from them needs only the folder's name: --data.train.root DST. Images keep their bytes, names and identities; each
-    shard is read back before it counts as written. A run that was stopped goes on where it was when the same command is
-    given again.
+    To train from them, name the folder: --data.train.root DST. Images keep their bytes, names and identities; each shard is
+    read back before it counts as written. After an interruption, the same command continues where it stopped.
 
     Args:
         src: The training set: root/<identity>/<image>, an InsightFace set (train.rec), or a pack.
-        dst: The folder to write, new or empty; for --format bin the file. With --verify it may be left out: SRC is then the pack.
+        dst: The folder to write, new or empty; the file for --format bin. With --verify it may be omitted: SRC is then the pack.
         verify: Write nothing; read every image of the pack DST again and compare it with SRC, byte by byte.
-        format: arrow: shards that facelit trains from fastest. recordio: train.rec, train.idx and property, for InsightFace and MXNet. bin: the
-            pairs of a verification set, as InsightFace's lfw.bin.
+        format: arrow: shards that facelit trains from fastest. recordio: train.rec, train.idx and property, for InsightFace and
+            MXNet. bin: the pairs of a verification set, like InsightFace's lfw.bin.
         pairs: For --format bin: the pairs file, in LFW's format.
         on_bad_image: error: stop at an image that cannot be read. skip: leave it out, and list it in DST/skipped.tsv.
-        any_size: Let images of other sizes than 112x112 in (training then needs `resize: true`).
-        images_per_shard: Images in a file; 65,536 where not given, or fewer so that every process has one to write.
-        jobs: Number of processes; one per core where not given.
+        any_size: Accept images of sizes other than 112x112 (training then needs `resize: true`).
+        images_per_shard: The number of images in a file; by default 65,536, or fewer so that every process has one to write.
+        jobs: The number of processes; by default one per core.
 
     Returns:
-        0, or 1 where --verify found a difference.
+        0, or 1 if --verify found a difference.
 
     Raises:
         FacelitError: SRC is damaged, DST holds something else, or the disk is full.
@@ -58,8 +57,8 @@ def pack(
     jobs = jobs or default_jobs()
     if format != "arrow" and (verify or any_size or images_per_shard or on_bad_image == "skip"):
         raise FacelitError(
-            f"--format {format} copies the images as they are: --verify, --on_bad_image, --any_size and --images_per_shard go with"
-            " the arrow format only."
+            f"--format {format} copies the images unchanged: --verify, --on_bad_image, --any_size and --images_per_shard are for the"
+            " arrow format only."
         )
     if verify:
         return _verify(src, dst, jobs)
@@ -68,7 +67,7 @@ def pack(
     if format == "bin":
         return _write_bin(src, pairs, Path(dst))
     if pairs is not None:
-        raise FacelitError("--pairs goes with --format bin only.")
+        raise FacelitError("--pairs is for --format bin only.")
     source = open_store(src)
     if format == "recordio":
         return _write_recordio(source, Path(dst))
@@ -115,7 +114,7 @@ def _write_recordio(source: CropStore, target: Path) -> int:
     from facelit.storage.recordio import write_recordio
 
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FacelitError(f"{target}: exists and is not an empty folder.")
+        raise FacelitError(f"{target} exists and is not an empty folder.")
     if target.resolve().is_relative_to(source.path.resolve()):
         raise FacelitError(f"{target} is inside {source.path}. Write to another folder.")
     write_recordio(source, target, progress=True)
@@ -129,7 +128,7 @@ def _write_bin(src: str, pairs: str | None, target: Path) -> int:
     if pairs is None:
         raise FacelitError("--format bin needs the pairs file: --pairs FILE")
     if target.exists():
-        raise FacelitError(f"{target}: exists already.")
+        raise FacelitError(f"{target} exists already.")
     from facelit.data.pairs import PairsFolder
     from facelit.data.pairs_bin import write_bin_of
 

@@ -1,4 +1,4 @@
-"""`facelit verify`: whether two photos show the same person."""
+"""`facelit verify`: says whether two photos show the same person."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def verify(
 ) -> int:
     """Says whether two photos show the same person.
 
-    Finds the face in each photo, and compares their embeddings: the score is their cosine similarity, and the threshold the one
-    that validation has stored in the checkpoint. Exit status 0 means the same person, 1 different people, 2 that there is no answer.
+    Finds the face in each photo and compares their embeddings: the score is their cosine similarity, and the threshold is one
+    that validation stored in the checkpoint. Exit status 0 means the same person, 1 different people, 2 no answer.
 
     Args:
         first: A photo.
-        second: Another one.
-        checkpoint: A trained checkpoint; the best one of the newest run below runs/ where not given.
+        second: Another photo.
+        checkpoint: A trained checkpoint; by default the best one of the newest run below runs/.
         aligned: The photos are aligned 112x112 crops already.
-        which: Which face, where a photo has several: the largest (taken, and said, where not given) or the most central one.
-        threshold: Own limit on the score, instead of the checkpoint's.
-        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR) of at most
-            that.
-        on: The verification set that it was measured on; the first one of the checkpoint's where not given.
-        show: A picture (.png) of the two crops and the verdict.
+        which: The face to use if a photo has several: the largest (the default, with a remark) or the most central.
+        threshold: The lowest score of a pair that is the same person, instead of the checkpoint's threshold.
+        at: Which of the checkpoint's thresholds: best_accuracy, or far_1e-2, far_1e-3 and so on for a false accept rate (FAR)
+            of at most that.
+        on: The verification set on which that threshold was measured; by default the checkpoint's first.
+        show: Write a picture (.png) of the two crops and the verdict.
         json: Print the answer as JSON.
-        detector: What finds the faces. YuNet and SCRFD need a file.
+        detector: The face detector. YuNet and SCRFD need --detector_model.
         detector_model: The ONNX file of YuNet (OpenCV's model zoo) or SCRFD (InsightFace's det_*.onnx).
-        device: Where the network runs, cpu or cuda, say; on a GPU where there is one, where not given.
+        device: The device for the network, such as cpu or cuda; by default a GPU if there is one.
 
     Returns:
         0 for the same person, 1 for different people.
@@ -91,7 +91,7 @@ verify.examples = [  # type: ignore[attr-defined]  # likewise
 
 
 def sentence(verdict: Verdict) -> str:
-    """The answer in one line, with what its threshold stands for."""
+    """The answer in one line, with an explanation of its threshold."""
     who, sign = ("same person", ">=") if verdict.same else ("different people", "<")
     score, limit = f"{verdict.score:.3f}", f"{verdict.threshold:.3f}"
     if score == limit:

@@ -285,7 +285,7 @@ def test_a_run_may_begin_to_average(tmp_path: Path) -> None:
 def test_a_decay_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str], decay: str) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(make_run(tmp_path)), "--model.ema_decay", decay])
-    assert "model.ema_decay must be a number from 0 to below 1, as 0.999, or null" in capsys.readouterr().err
+    assert "model.ema_decay must be a number from 0 to below 1, such as 0.999, or null" in capsys.readouterr().err
 
 
 # What no run on one CPU shows.

@@ -459,7 +459,7 @@ def test_examples_are_spread_over_all_items(tmp_path: Path) -> None:
         ({"against": "absent.txt"}, r"absent\.txt \(option against\)"),
         ({"against": "other/person_0/1.png.txt"}, r"not a text file.*option against"),
         ({"pairs": "absent.txt"}, r"absent\.txt \(option pairs\)"),
-        ({"against": "other", "pairs": "pairs.txt"}, "none of the people of pairs.txt"),
+        ({"against": "other", "pairs": "pairs.txt"}, "none of the people in pairs.txt"),
         ({"report": "no/such/folder.json"}, "option report"),
         ({"sheet": "good"}, "option sheet"),
         ({"min_images": 0}, "option min_images"),

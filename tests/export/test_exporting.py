@@ -177,8 +177,8 @@ def test_every_package_is_asked_for() -> None:
     ("name", "options", "message"),
     [
         ("face.onnx", {"normalize": False, "dtype": "uint8"}, "cannot be uint8"),
-        ("face.safetensors", {"dtype": "uint8"}, "weights alone"),
-        ("face.safetensors", {"layout": "NHWC"}, "weights alone"),
+        ("face.safetensors", {"dtype": "uint8"}, "holds only weights"),
+        ("face.safetensors", {"layout": "NHWC"}, "holds only weights"),
         ("face.pth", {}, r"face\.pth.*must end in one of \.onnx, \.pt2, \.safetensors"),
         ("absent/face.onnx", {}, "no such folder"),
         ("", {"format": "onnx"}, "is a folder"),
@@ -197,7 +197,7 @@ def test_the_checkpoint_is_not_overwritten(model, crops, tmp_path) -> None:
 
 
 def test_too_few_crops_are_refused(model, crops, tmp_path) -> None:
-    with pytest.raises(FacelitError, match="2 crops or more"):
+    with pytest.raises(FacelitError, match="at least 2 crops"):
         export_model(model, tmp_path / "face.pt2", crops[:1])
 
 

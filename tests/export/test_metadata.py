@@ -96,7 +96,7 @@ def test_missing_values_are_refused(key) -> None:
 def test_files_of_others_are_named(tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
         archive.writestr("archive/data", "x")
-    with pytest.raises(FacelitError, match=r"other\.pt2: no metadata of facelit's"):
+    with pytest.raises(FacelitError, match=r"other\.pt2: there is no facelit metadata"):
         read_metadata(tmp_path / "other.pt2")
     with pytest.raises(FacelitError, match="file not found"):
         read_metadata(tmp_path / "absent.onnx")
@@ -104,5 +104,5 @@ def test_files_of_others_are_named(tmp_path) -> None:
         from_json("no json", "face.pt2")
     pytest.importorskip("onnx", reason='needs facelit[export]: pip install "facelit[export]"')
     (tmp_path / "text.onnx").write_text("this is a text")
-    with pytest.raises(FacelitError, match=r"text\.onnx: not an ONNX file"):
+    with pytest.raises(FacelitError, match=r"text\.onnx: not an .onnx, .pt2 or .safetensors file"):
         read_metadata(tmp_path / "text.onnx")

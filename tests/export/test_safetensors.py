@@ -67,7 +67,7 @@ def test_others_may_read_it_as_they_may_read_any_new_file(path) -> None:
 def test_a_strange_class_is_not_imported_but_may_be_handed_over(make_model, crops, tmp_path) -> None:
     model = make_model(backbone=Own())
     path = export_model(model, tmp_path / "own.safetensors", crops[:3]).path
-    with pytest.raises(FacelitError, match=r"own\.safetensors.*hand it over"):
+    with pytest.raises(FacelitError, match=r"own\.safetensors.*pass it in"):
         load_safetensors(path)
     torch.manual_seed(5)
     backbone = load_safetensors(path, backbone=Own())
@@ -79,7 +79,7 @@ def test_a_hostile_file_runs_nothing(path, tmp_path, class_path) -> None:
     said = dataclasses.replace(read_metadata(path), class_path=class_path, init_args={"src": "x", "dst": "y"})
     hostile = tmp_path / "hostile.safetensors"
     hostile.write_bytes(safetensors_torch.save(safetensors_torch.load_file(path), {"facelit": said.to_json()}))
-    with pytest.raises(FacelitError, match=f"{class_path}, which is not facelit's"):
+    with pytest.raises(FacelitError, match=f"{class_path}, which is not part of facelit"):
         load_safetensors(hostile)
 
 

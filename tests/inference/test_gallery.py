@@ -161,7 +161,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "half.npz").write_bytes(good.read_bytes()[:500])
     (tmp_path / "text.npz").write_text("hello")
     for name in (*changes, "foreign", "half", "text"):
-        with pytest.raises(FacelitError, match=rf"{name}\.npz: not a gallery that facelit saved"):
+        with pytest.raises(FacelitError, match=rf"{name}\.npz: not a gallery saved by facelit"):
             Gallery.load(tmp_path / f"{name}.npz")
     with pytest.raises(FacelitError, match="gallery not found"):
         Gallery.load(tmp_path / "absent.npz")
@@ -195,7 +195,7 @@ def test_a_folder_of_people(trained: TrainedRun, people: Path) -> None:
 def test_bad_photos_stop_or_are_listed(trained: TrainedRun, people: Path) -> None:
     (people / "Bob.png").write_bytes(b"broken")
     model: FaceModel = facelit.load(trained.checkpoint)
-    with pytest.raises(FacelitError, match=r"1 of 4 photos .*Bob\.png: cannot read.*on_bad_photo skip"):
+    with pytest.raises(FacelitError, match=r"1 of the gallery's 4 photos .*Bob\.png: cannot read.*on_bad_photo skip"):
         model.enrol(people)
     gallery = model.enrol(people, on_bad_photo="skip", template="all", keep_examples=True)
     assert gallery.names == ["Ann", "Cid"]
@@ -212,10 +212,10 @@ def test_nobody_to_enrol(trained: TrainedRun, tmp_path: Path) -> None:
         model.enrol(tmp_path / "absent")
     with pytest.raises(FacelitError, match="no photos here"):
         model.enrol(tmp_path)
-    with pytest.raises(FacelitError, match="none of 0 photos"):
+    with pytest.raises(FacelitError, match="none of the gallery's 0 photos"):
         model.enrol({})
     (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(FacelitError, match=r"none of 1 photos .*a\.png"):
+    with pytest.raises(FacelitError, match=r"none of the gallery's 1 photos .*a\.png"):
         model.enrol(tmp_path, on_bad_photo="skip")
 
 
@@ -242,7 +242,7 @@ def test_people_with_photos_of_other_kinds(tmp_path: Path) -> None:
         )
 
     with pytest.raises(
-        FacelitError, match=r"1 of 4 photos of the gallery cannot be used \(.*1\.CR2: a camera's raw file"
+        FacelitError, match=r"1 of the gallery's 4 photos cannot be used \(.*1\.CR2: a camera's raw file"
     ):
         enrolled("error")
     gallery = enrolled("skip")

@@ -38,11 +38,15 @@ def test_the_users_own_wins(arguments: tuple[Any, ...], expected: tuple[Any, ...
         (
             KEPT,
             (None, "far_1e-3", None),
-            r"no threshold far_1e-3 of made_up.*6,000 pairs are too few.*best_accuracy, far_1e-2",
+            r"no threshold far_1e-3 for made_up.*6,000 pairs are too few.*best_accuracy, far_1e-2",
         ),
-        (KEPT, (None, "best_accuracy", "second"), "no threshold best_accuracy of second"),
-        (KEPT, (None, "far_1e-9", None), r"no threshold far_1e-9 of made_up \(option at\)\. It has"),
-        (KEPT, (None, "best_accuracy", "third"), r"no thresholds of a set third \(option on\): made_up, second"),
+        (KEPT, (None, "best_accuracy", "second"), "no threshold best_accuracy for second"),
+        (KEPT, (None, "far_1e-9", None), r"no threshold far_1e-9 for made_up \(option at\)\. It has"),
+        (
+            KEPT,
+            (None, "best_accuracy", "third"),
+            r"no thresholds measured on third \(option on\)\. It has them for: made_up, second",
+        ),
         (KEPT, (1.5, "best_accuracy", None), "between -1 and 1"),
         (KEPT, (float("nan"), "best_accuracy", None), "between -1 and 1"),
     ],
@@ -54,10 +58,10 @@ def test_what_is_not_there_is_named(kept: Any, arguments: tuple[Any, ...], messa
 
 def test_the_explanation_says_what_it_stands_for() -> None:
     assert choose_threshold(KEPT, None, "far_1e-2", None, "").explanation() == (
-        "the threshold of FAR <= 1e-2 on made_up; at it 25 % of impostor pairs are accepted (FAR) and 75 % of genuine ones"
+        "the threshold for FAR <= 1e-2 on made_up, where it accepts 25 % of impostor pairs (FAR) and 75 % of genuine ones"
         " (TAR), 6,000 pairs"
     )
-    assert choose_threshold({}, 0.3, "best_accuracy", None, "").explanation() == "the threshold that was given"
+    assert choose_threshold({}, 0.3, "best_accuracy", None, "").explanation() == "the threshold set by the user"
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.0121, "1.21 %"), (1.0, "100 %"), (0.0, "0 %"), (1 / 3000, "0.0333 %")])

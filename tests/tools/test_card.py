@@ -146,7 +146,7 @@ def test_a_moved_run_whose_data_are_gone_makes_nothing_up(finished: Path, tmp_pa
     text = (best.parent / "card.md").read_text()
     data = dict(table(text, "Data"))
     assert (data["identities"], data["images"]) == (str(NUM_IDENTITIES), "not recorded")
-    assert "how many: not recorded" in text
+    assert "number not recorded" in text
     assert table(text, "Results")[0][-1] == "too few impostor pairs"
     config.unlink()
     (tmp_path / "moved" / "tiny-roc.png").unlink()
@@ -231,7 +231,7 @@ def test_drawn_faces_are_warned_of(tmp_path: Path) -> None:
     assert text.index("> **Not for photos of people.**") < text.index("## Model")
     assert "none: the built-in sets share no identity" in text
     assert "Drawn faces: the figures say nothing about people." in text
-    assert "they hold for no photo" in text
+    assert "they do not hold for photos" in text
     data = dict(table(text, "Data"))
     assert (data["identities"], data["images"][:5]) == ("200", "4,000")
 
@@ -243,7 +243,7 @@ def test_tar_comes_with_its_impostor_pairs_and_interval(tmp_path: Path) -> None:
     assert row[0] == "`drawn\\|set`"
     assert row[6] == f"0.3500 ({expected.low:.4f} to {expected.high:.4f}); at most 6 of 600 impostor pairs"
     assert row[7] == "too few impostor pairs (600)"
-    assert "mean over 10 folds; an embedding is the mean of the crop's and its mirror image's" in text
+    assert "mean over 10 folds; embeddings were averaged with the mirror image's" in text
     thresholds = table(text, "Thresholds")
     assert [row[1:] for row in thresholds] == [
         ["most correct decisions", "0.990300", "0.3517", "0.7583"],
@@ -257,7 +257,7 @@ def test_other_steps_are_told_apart(tmp_path: Path) -> None:
     assert "Drawn at step 125, where the figures above were measured." in text
     assert "before these weights" not in text
     text = written(write_run(tmp_path / "later", step=150, drawn_at=200))
-    assert "Drawn at step 200, not where the figures above were measured (step 125)." in text
+    assert "Drawn at step 200; the figures above were measured at step 125." in text
     assert "was measured 25 steps before these weights were saved" in text
 
 
@@ -268,7 +268,9 @@ def test_what_the_network_started_from_is_named(tmp_path: Path) -> None:
         "class_path": "facelit.backbones.VGG16",
         "init_args": {"width": 0.01, "embedding_dim": 16, "weights": "imagenet"},
     }
-    assert "weights `imagenet`: that data counts" in written(write_run(tmp_path / "imagenet", backbone=pretrained))
+    assert "weights `imagenet`: their training data counts" in written(
+        write_run(tmp_path / "imagenet", backbone=pretrained)
+    )
 
 
 def test_a_checkpoint_without_figures(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_a_checkpoint_without_figures(tmp_path: Path) -> None:
     text = written(path)
     assert headings(text) == HEADINGS
     assert "the checkpoint holds no figures" in text
-    assert "ask for `--threshold`" in text
+    assert "need `--threshold`" in text
 
 
 def test_the_last_configuration_of_a_resumed_run(tmp_path: Path) -> None:
@@ -331,7 +333,7 @@ def test_pairs_that_have_changed_since_are_not_counted(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("pairs_per_fold: 60", "pairs_per_fold: 50"))
     text = written(path)
     assert table(text, "Results")[0][6] == "0.3500; impostor pairs not recorded"
-    assert "how many: not recorded" in text
+    assert "number not recorded" in text
 
 
 @pytest.mark.parametrize(("successes", "count"), [(0, 5), (5, 5), (414, 600), (1, 12000)])
@@ -357,8 +359,8 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     main(["card", "--out", "README.md"])
     printed = capsys.readouterr()
-    assert "README.md: the card of" in printed.out
-    assert "--checkpoint names another" in printed.err
+    assert "README.md: the model card of" in printed.out
+    assert "choose another with --checkpoint" in printed.err
     assert headings(Path("README.md").read_text()) == HEADINGS
     with pytest.raises(SystemExit) as end:
         main(["card", "--checkpoint", str(path.with_name("absent.ckpt"))])

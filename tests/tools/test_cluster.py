@@ -146,7 +146,7 @@ def test_a_photo_of_two_people_lies_with_both_and_noise_finds_its_person_later(
     shutil.copy(b[1], photos / "later.png")
     shutil.copy(b[1], photos / "same bytes.png")
     assert run("cluster", photos, out, "--checkpoint", checkpoint) == 0
-    assert "1 photos have the bytes of another one" in capsys.readouterr().err
+    assert "1 photos are identical copies of others" in capsys.readouterr().err
     assert sorted_into(out) == {
         "person_0001": {"both.png", "a.png"},
         "noise": set(),
@@ -162,7 +162,7 @@ def test_a_photo_of_two_people_lies_with_both_and_noise_finds_its_person_later(
         ("all", "all/out", [], "its links would be sorted as photos"),
         ("all", "out", ["--fewest", "0"], "--fewest must be at least 1"),
         ("all/one", "out", ["--labels"], "--labels takes"),
-        ("texts", "out", [], "none of 1 photos can be used"),
+        ("texts", "out", [], "none of the 1 photos can be used"),
         ("all", "c.ckpt", [], "cannot write this file"),
     ],
 )

@@ -70,7 +70,7 @@ def test_what_cannot_be_used_is_listed(
     err = capsys.readouterr().err
     assert "8 of 48 photos left out" in err
     assert f"  {trained.crop(0, 3)}: no face was found" in err
-    assert f"{trained.crop(0, 2)}: 2 faces; the largest one is taken" in err
+    assert f"{trained.crop(0, 2)}: 2 faces; the largest is used" in err
     listed = Path(f"{out}.skipped.tsv").read_text().splitlines()
     assert listed[0] == "photo\treason"
     assert listed[1:] == [f"{trained.crop(person, 3)}\tno face was found" for person in range(8)]
@@ -88,7 +88,7 @@ def test_slips_are_one_line(trained: TrainedRun, tmp_path: Path, capsys: pytest.
     for arguments, message in (
         (["nowhere"], "nowhere does not exist"),
         ([tmp_path / "empty"], "holds no photo"),
-        ([tmp_path / "only"], "none of 1 photos can be used, for example"),
+        ([tmp_path / "only"], "none of the 1 photos can be used, for example"),
         ([tmp_path / "only", "--out", "e.csv"], "must end with .npz or .parquet"),
         ([tmp_path / "only", "--out", tmp_path / "no" / "e.npz"], "there is no folder"),
         ([tmp_path / "only", "--batch_size", "0"], "--batch_size must be at least 1"),

@@ -81,7 +81,7 @@ def test_photos_without_a_face_are_left_out_and_said(
             "24 impostor pairs say nothing of a FAR of 1e-05",
         ),
         ({"ann": 2, "bob": 2, "eve": 2, "ida": 2}, ["--far", "2"], "--far 2: a false accept rate is between 0 and 1"),
-        ({"ann": 2, "bob": 2, "eve": 2, "ida": 2}, [], "none of 8 photos can be used"),
+        ({"ann": 2, "bob": 2, "eve": 2, "ida": 2}, [], "none of the 8 photos can be used"),
         ({}, [], "no photos here"),
     ],
 )

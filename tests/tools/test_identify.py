@@ -72,8 +72,10 @@ def test_words_and_what_the_threshold_stands_for(
     options = ["--gallery", people, "--aligned", "--ckpt_path", path, "--k", "2"]
     assert run("identify", "--gallery", people, trained.crop(0, 1), *options[2:]) == 0
     heading, line = capsys.readouterr().out.splitlines()
-    assert heading.startswith("6 people, threshold -0.999: the threshold of best accuracy on made_up; at it 25 %")
-    assert heading.endswith("Against 6 people about 82.2 % of strangers pass for somebody.")
+    assert heading.startswith(
+        "6 people, threshold -0.999: the threshold for best accuracy on made_up, where it accepts 25 %"
+    )
+    assert heading.endswith("Among 6 people about 82.2 % of strangers would be matched to somebody.")
     best, second = np.argsort(-scores_by_hand(trained, trained.crop(0, 1))[0])[:2]
     assert line.startswith(f"{trained.crop(0, 1)}: p{best}  (1. p{best} ")
     assert f", 2. p{second} " in line
@@ -109,7 +111,7 @@ def test_photos_without_an_answer_are_listed(
     assert answer["failed"][0]["photo"] == str(tmp_path / "text.png")
     (people / "p0" / "2.png").write_text("hello")
     assert run("identify", trained.crop(0, 1), *options) == 2
-    assert "1 of 18 photos of the gallery cannot be used" in capsys.readouterr().err
+    assert "1 of the gallery's 18 photos cannot be used" in capsys.readouterr().err
     assert run("identify", trained.crop(0, 1), *options, "--on_bad_photo", "skip") == 0
     assert "left out of the gallery:" in capsys.readouterr().err
 
@@ -117,7 +119,7 @@ def test_photos_without_an_answer_are_listed(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ONE"], "who is looked for is missing: --gallery FOLDER"),
+        (["ONE"], "the gallery is missing: --gallery FOLDER"),
         (["--gallery", "PEOPLE"], "PHOTOS is missing"),
         (["ONE", "--gallery", "nowhere"], "gallery not found: nowhere"),
         (["ONE", "--gallery", "PEOPLE", "--k", "0"], "--k must be at least 1"),
@@ -173,9 +175,7 @@ def test_several_faces_in_the_gallery_are_remarked(
     monkeypatch.setattr(FaceFinder, "find", find)
     run("identify", trained.crop(0, 1), "--gallery", people, "--checkpoint", trained.checkpoint, "--threshold", "0")
     err = capsys.readouterr().err.splitlines()
-    assert (
-        err[0] == f"{people}/p0/2.png: 2 faces; the largest one is taken (--which central takes the most central one)."
-    )
+    assert err[0] == f"{people}/p0/2.png: 2 faces; the largest is used (--which central uses the most central)."
     assert err[10] == "and 2 more photos with several faces"
 
 

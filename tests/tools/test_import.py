@@ -64,7 +64,7 @@ def test_what_it_says(theirs: Theirs, capsys: pytest.CaptureFixture[str]) -> Non
     main(["import", str(theirs.weights), str(theirs.folder / "again.ckpt")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "mobilefacenet.pt: MobileFaceNet of foamliu, embeddings of 128 numbers."
-    assert lines[1] == "Fed RGB, 112x112, ImageNet's mean and std (known of this kind)."
+    assert lines[1] == "Input: RGB, 112x112, ImageNet's mean and std (known for this kind)."
     assert lines[-2].startswith(f"Wrote {theirs.folder / 'again.ckpt'}")
     assert lines[-1].endswith("--verification.calibrate true")
 
@@ -130,7 +130,7 @@ def test_an_onnx_that_facelit_wrote(theirs: Theirs, tmp_path: Path, capsys: pyte
     np.testing.assert_allclose(model.embed(crops), expected.embed(crops), atol=1e-5)
     assert model.calibration["tiny"]["thresholds"] == expected.calibration["tiny"]["thresholds"]
     message = fails(capsys, "export", tmp_path / "twice.onnx", "--checkpoint", target)
-    assert "is an ONNX already: use face.onnx" in message
+    assert "holds an ONNX already: use face.onnx" in message
     message = fails(capsys, "fit", "--config", theirs.config, "--model.init_backbone", target)
     assert "an ONNX graph is frozen and cannot be trained (option model.init_backbone)" in message
 
@@ -162,7 +162,7 @@ def test_an_onnx_is_measured_as_it_is(theirs: Theirs, tmp_path: Path, capsys: py
     pytest.importorskip("onnxruntime")
     main(["import", str(write_onnx(tmp_path / "m.onnx", normalise=True, batch=1)), str(tmp_path / "m.ckpt")])
     said = capsys.readouterr().out
-    assert "Fed RGB, 112x112, in 0..255 (known of this kind)" in said
+    assert "Input: RGB, 112x112, in 0..255 (known for this kind)" in said
     assert "one by one" in said
     crop = theirs.crop(0, 1)
     means = np.asarray(Image.open(crop), np.float64).mean((0, 1))
@@ -177,7 +177,7 @@ def test_options_say_how_it_was_fed(theirs: Theirs, tmp_path: Path, capsys: pyte
     target = tmp_path / "t.ckpt"
     options = ["--colour", "BGR", "--mean", "128", "--std", "100", "110", "120", "--l2", "--flip_average"]
     main(["import", str(theirs.weights), str(target), *options])
-    said = "Fed BGR, 112x112, (x - 128/128/128) / 100/110/120, L2, averaged with the mirror image (as the options say)."
+    said = "Input: BGR, 112x112, (x - 128/128/128) / 100/110/120, L2, averaged with the mirror image (set by options)."
     assert said in capsys.readouterr().out
     arguments = torch.load(target, weights_only=True)["hyper_parameters"]["backbone"]["init_args"]
     assert (arguments["colour"], arguments["mean"], arguments["std"]) == ("BGR", [128.0] * 3, [100.0, 110.0, 120.0])
@@ -200,11 +200,11 @@ def test_user_errors(theirs: Theirs, tmp_path: Path, capsys: pytest.CaptureFixtu
         ("import", weights, weights, "--overwrite"): "would replace the weights themselves",
         ("import", weights, tmp_path / "no" / "t.ckpt"): "there is no folder",
         ("import", weights, tmp_path): "is a folder: name a file",
-        ("import", theirs.checkpoint, target): "is a facelit checkpoint already",
+        ("import", theirs.checkpoint, target): "is already a facelit checkpoint",
         ("import", weights, target, "--size", 112): "--size 112: 2 numbers are expected",
         ("import", weights, target, "--size", 112, 96): "does not take images of 112x96 (option size)",
         ("import", weights, target, "--mean", "a"): "--mean a: 1 or 3 numbers are expected",
-        ("import", weights, target, "--range", "0..1", "--std", 3): "--range says mean and std already",
+        ("import", weights, target, "--range", "0..1", "--std", 3): "--range already sets mean and std",
         ("import", weights, target, "--std", 0): "--std 0: must be above 0",
         ("import", weights, target, "--root", tmp_path): "give --pairs too",
         ("import", weights, target, "--pairs", "p.txt"): "--root FOLDER",

@@ -44,7 +44,7 @@ def test_status_and_sentence(trained: TrainedRun, calibrated: Path, capsys: pyte
     same = ["verify", trained.crop(0, 1), trained.crop(0, 1), "--aligned", "--checkpoint", calibrated]
     assert run(*same) == 0
     limit = f"{score(trained, 0, 5) + 1e-4:.3f}"
-    explained = "the threshold of best accuracy on made_up; at it 25 % of impostor pairs are accepted (FAR)"
+    explained = "the threshold for best accuracy on made_up, where it accepts 25 % of impostor pairs (FAR)"
     out = capsys.readouterr().out
     assert out.startswith(f"same person: score 1.000 >= {limit}, {explained}")
     assert out.count("\n") == 1
@@ -55,7 +55,7 @@ def test_status_and_sentence(trained: TrainedRun, calibrated: Path, capsys: pyte
     assert " < " in out
     options = ["--aligned", "--ckpt_path", calibrated, "--threshold", "-0.9999"]
     assert run("verify", trained.crop(0, 1), trained.crop(5, 1), *options) == 0
-    assert capsys.readouterr().out.endswith("the threshold that was given\n")
+    assert capsys.readouterr().out.endswith("the threshold set by the user\n")
 
 
 def test_json(trained: TrainedRun, calibrated: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,8 +81,8 @@ def test_json(trained: TrainedRun, calibrated: Path, capsys: pytest.CaptureFixtu
     [
         (["ONE", "absent.png", "--aligned"], "absent.png: no such image file"),
         (["ONE", "ONE", "--aligned", "--threshold", "2"], "option threshold: must be between -1 and 1"),
-        (["ONE", "ONE", "--aligned", "--at", "far_1e-3"], "has no threshold far_1e-3 of made_up"),
-        (["ONE", "ONE", "--aligned", "--on", "lfw"], "has no thresholds of a set lfw"),
+        (["ONE", "ONE", "--aligned", "--at", "far_1e-3"], "has no threshold far_1e-3 for made_up"),
+        (["ONE", "ONE", "--aligned", "--on", "lfw"], "has no thresholds measured on lfw"),
         (["ONE", "ONE", "--aligned", "--show", "pair.jpg"], "must end with .png"),
         (["ONE", "ONE", "--aligned", "--show", "no/such/pair.png"], "there is no folder no/such"),
         (["ONE"], "SECOND is missing"),
@@ -116,7 +116,7 @@ def test_thresholds_of_other_weights_are_remarked(
     """A last.ckpt that was written between two validations."""
     later = trained.changed(tmp_path / "later.ckpt", global_step=8)
     run("verify", trained.crop(0, 1), trained.crop(0, 1), "--aligned", "--checkpoint", later)
-    assert "thresholds were measured at step 6, its weights are of step 8" in capsys.readouterr().err
+    assert "thresholds were measured at step 6, its weights are from step 8" in capsys.readouterr().err
 
 
 def test_the_newest_runs_best_checkpoint_is_the_default(
@@ -126,7 +126,7 @@ def test_the_newest_runs_best_checkpoint_is_the_default(
     monkeypatch.chdir(tmp_path)
     (best,) = Path("runs").glob("**/epoch*.ckpt")
     assert run("verify", trained.crop(0, 1), trained.crop(0, 1), "--aligned") == 0
-    assert capsys.readouterr().err == f"Using {best} (--checkpoint names another).\n"
+    assert capsys.readouterr().err == f"Using {best} (choose another with --checkpoint).\n"
     monkeypatch.chdir(tmp_path / "runs" / "tiny" / "version_0" / "checkpoints")
     assert run("verify", trained.crop(0, 1), trained.crop(0, 1), "--aligned") == 2
     assert "no checkpoint is named, and there is no run below runs/" in capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_several_faces_and_none(
     options = ["--checkpoint", calibrated, *(["--which", which] if which else [])]
     assert run("verify", trained.crop(0, 1), trained.crop(0, 1), *options) == 0
     err = capsys.readouterr().err
-    assert ("3 faces; the largest one is taken (--which central" in err) == (which is None)
+    assert ("3 faces; the largest is used (--which central" in err) == (which is None)
     assert asked[0] == (False, which or "largest")
     assert run("verify", trained.crop(0, 1), trained.crop(5, 1), *options) == 2
     assert "person_05_0001.png: no face was found. If it is an aligned crop already" in capsys.readouterr().err
