@@ -7,16 +7,20 @@ name fails. Where Lightning or torch offers a public way, facelit takes that ins
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any, NamedTuple
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.strategies import Strategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException as CompilationError
+from torch.distributed import Store, is_available, is_initialized
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.optim import Optimizer
 
 __all__ = [
@@ -24,20 +28,29 @@ __all__ = [
     "CommandLineWins",
     "CompilationError",
     "Place",
+    "batches_in_epoch",
     "begin_next_epoch",
+    "begin_with_validation",
+    "default_store",
     "ends_step",
     "exclude_from_ddp",
     "finish_epoch",
     "forbid_fused_unscaling",
     "forget_finished_epoch",
+    "forget_validation",
     "logs_step",
     "made_by_command_line",
+    "on_signals",
     "place_in_run",
+    "replace_process_observer",
+    "replace_sigterm_check",
+    "set_max_steps",
     "spawns_processes",
     "stops_after_batch",
     "trainer_of",
     "unscales_in_step",
-    "wrap_sigterm_check",
+    "validation_follows",
+    "validation_pending",
 ]
 
 PRIVATE_NAMES = {
@@ -46,7 +59,13 @@ PRIVATE_NAMES = {
     "_Loop.restarting": "a run resumed at the end of an epoch under max_steps skips the next epoch",
     "_batches_that_stepped": "loggers count one step too few after a resume at the end of an epoch",
     "_can_stop_early": "a run that max_time ends within an epoch leaves no last.ckpt of its last step",
-    "_broadcast_sigterm_tensor": "on several GPUs every step waits for the one before it",
+    "_broadcast_sigterm_tensor": "on several GPUs every step waits for the one before it, and one process stops alone",
+    "_signal_connector": "SIGTERM hangs a run of several processes: Lightning broadcasts while it handles the signal",
+    "_should_check_val_fx": "a checkpoint does not know that a validation was due, and a resumed run leaves it out",
+    "_data_fetcher": "the same",
+    "_launch_process_observer": "a run of several processes ends with SIGKILL when one fails, and does not say why",
+    "_get_default_store": "the others do not know why a process failed",
+    "_combined_loader": "a run resumed with longer epochs makes up a validation in the middle of one",
     "_parse_ckpt_path": "the hyperparameters in a checkpoint silently override the command line",
     "_ddp_params_and_buffers_to_ignore": "DDP broadcasts and averages the rows of a sharded head, which differ on purpose",
     "_step_supports_amp_scaling": "Lightning refuses to clip the gradients of a fused optimizer",
@@ -131,16 +150,79 @@ def _stop_restarting(trainer: Trainer) -> None:
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
 
 
-def wrap_sigterm_check(trainer: Trainer, wrap: Callable[[Callable[[], None]], Callable[[], None]]) -> None:
-    """Replaces what Lightning calls before every batch, to ask all processes whether one received SIGTERM.
+def batches_in_epoch(trainer: Trainer) -> float:
+    """Batches of this run's epochs, known when the loader is given its state back."""
+    loader = trainer.fit_loop._combined_loader
+    limits = loader.limits if loader is not None else None
+    return limits[0] if limits and limits[0] is not None else inf
 
-    Args:
-        trainer: Whose question it is; one that an earlier call has wrapped is wrapped anew, not twice.
-        wrap: Makes the replacement out of Lightning's own function.
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether a validation comes right after the batch that the trainer is at."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    return fetcher is not None and not loop.val_loop.skip and loop._should_check_val_fx(fetcher)
+
+
+def begin_with_validation(loops: dict[str, Any]) -> None:
+    """Changes the `loops` of a checkpoint so that a run resumed from it validates before it trains.
+
+    Lightning does so of itself only where the checkpoint was written in the middle of the validation.
+    """
+    fit = loops["fit_loop"]
+    batches, validated = fit["epoch_loop.batch_progress"], fit["epoch_loop.val_loop.batch_progress"]
+    for part in ("total", "current"):
+        batches[part]["completed"] = batches[part]["processed"]
+    validated["total"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    validated["current"] = dict.fromkeys(validated["total"], 0)
+    validated["is_last_batch"] = False
+
+
+def validation_pending(trainer: Trainer) -> bool:
+    """Whether `begin_with_validation` has changed what the trainer was resumed from, and the validation is still to come."""
+    batches = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
+    return bool(trainer.fit_loop.restarting and batches.started > batches.processed)
+
+
+def forget_validation(trainer: Trainer) -> None:
+    """Undoes `begin_with_validation`: when the validation has begun, or does not fit this run any more."""
+    trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()
+
+
+def set_max_steps(trainer: Trainer, steps: int) -> None:
+    """Changes `trainer.max_steps`: at the last step Lightning would end a resumed run before the pending validation."""
+    trainer.fit_loop.epoch_loop.max_steps = steps
+
+
+def replace_sigterm_check(trainer: Trainer, check: Callable[[], None]) -> None:
+    """Has a run of several processes call `check` before every training batch.
+
+    Lightning would broadcast whether process 0 received SIGTERM, and wait until the device answers.
     """
     loop: Any = trainer.fit_loop.epoch_loop
-    loop.__dict__.pop("_broadcast_sigterm_tensor", None)
-    loop._broadcast_sigterm_tensor = wrap(loop._broadcast_sigterm_tensor)
+    loop._broadcast_sigterm_tensor = check
+
+
+def on_signals(trainer: Trainer, install: Callable[[], None]) -> None:
+    """Calls `install` once Lightning has set its signal handlers, which it takes down, with ours, when the run ends."""
+    connector: Any = trainer._signal_connector
+    connector.__dict__.pop("register_signal_handlers", None)
+    register = connector.register_signal_handlers
+
+    def register_both() -> None:
+        register()
+        install()
+
+    connector.register_signal_handlers = register_both
+
+
+def replace_process_observer(observe: Callable[[list[subprocess.Popen[bytes]]], None]) -> None:
+    """Hands the processes that Lightning's launcher has started to `observe`, instead of to a thread of its own."""
+    subprocess_script._launch_process_observer = observe  # type: ignore[assignment]
+
+
+def default_store() -> Store | None:
+    """What the processes of a run found each other by: keys and values; None without several."""
+    return _get_default_store() if is_available() and is_initialized() else None
 
 
 class CommandLineWins:

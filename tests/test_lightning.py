@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -108,10 +109,96 @@ def _broadcast_sigterm_tensor(folder: Path) -> None:
     trainer = Trainer(accelerator="cpu", logger=False)
     loop = trainer.fit_loop.epoch_loop
     assert calls(type(loop).advance, "_broadcast_sigterm_tensor")
-    originals: list[Any] = []
-    for _ in range(2):
-        lightning.wrap_sigterm_check(trainer, lambda check: originals.append(check) or (lambda: None))
-    assert [original.__func__ for original in originals] == [type(loop)._broadcast_sigterm_tensor] * 2
+    assert callable(type(loop)._broadcast_sigterm_tensor)
+    asked: list[int] = []
+    lightning.replace_sigterm_check(trainer, lambda: asked.append(1))
+    loop._broadcast_sigterm_tensor()
+    assert asked
+
+
+def _signal_connector(folder: Path) -> None:
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def look(module: Module) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    class Handled(Module):
+        def setup(self, stage: str) -> None:
+            lightning.on_signals(self.trainer, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+
+    fit(Handled(look), folder, max_epochs=1)
+    assert set(seen) == {signal.SIG_IGN}
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def _validation_follows(folder: Path) -> None:
+    """Lightning validates where it is said to, and first of all where a checkpoint is changed accordingly."""
+
+    class Validated(Module):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.notes.append("validated")
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.notes.append(lightning.validation_follows(self.trainer))
+            if batch_idx == 1:
+                self.trainer.save_checkpoint(folder / "due.ckpt")
+
+    def train(module: Module, **options: Any) -> list[Any]:
+        module.look = lambda module: "trained"
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        trainer = Trainer(
+            accelerator="cpu", logger=False, val_check_interval=2, max_epochs=1, num_sanity_val_steps=0, **quiet
+        )
+        loader = DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=1)
+        trainer.fit(module, loader, DataLoader(TensorDataset(torch.ones(1, 1))), **options)
+        return module.notes
+
+    assert train(Validated()) == ["trained", False, "trained", True, "validated"] * 2
+    content = torch.load(folder / "due.ckpt", weights_only=True)
+    lightning.begin_with_validation(content["loops"])
+    torch.save(content, folder / "due.ckpt")
+
+    class Resumed(Validated):
+        def on_train_start(self) -> None:
+            self.notes.append(lightning.validation_pending(self.trainer))
+
+        def on_validation_start(self) -> None:
+            lightning.forget_validation(self.trainer)
+
+    notes = train(Resumed(), ckpt_path=folder / "due.ckpt")
+    assert notes == [True, "validated", "trained", False, "trained", True, "validated"]
+
+
+def _combined_loader(folder: Path) -> None:
+    module = Module(lambda module: lightning.batches_in_epoch(module.trainer))
+    fit(module, folder, max_epochs=1)
+    assert module.notes == [4] * 4
+
+
+def _launch_process_observer(folder: Path) -> None:
+    from pytorch_lightning.strategies.launchers import subprocess_script
+
+    original = subprocess_script._launch_process_observer
+    assert "_launch_process_observer(self.procs)" in inspect.getsource(
+        subprocess_script._SubprocessScriptLauncher.launch
+    )
+    try:
+        lightning.replace_process_observer(lambda children: None)
+        assert subprocess_script._launch_process_observer is not original
+    finally:
+        subprocess_script._launch_process_observer = original
+
+
+def _get_default_store(folder: Path) -> None:
+    assert lightning.default_store() is None
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        store = lightning.default_store()
+        assert store is not None
+        assert [store.compare_set("key", "", word) for word in ("first", "second")] == [b"first"] * 2
+        assert store.check(["key"])
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def _parse_ckpt_path(folder: Path) -> None:
@@ -182,6 +269,12 @@ PROBES: dict[str, Callable[[Path], None]] = {
     "_batches_that_stepped": _batches_that_stepped,
     "_can_stop_early": _can_stop_early,
     "_broadcast_sigterm_tensor": _broadcast_sigterm_tensor,
+    "_signal_connector": _signal_connector,
+    "_should_check_val_fx": _validation_follows,
+    "_data_fetcher": _validation_follows,
+    "_launch_process_observer": _launch_process_observer,
+    "_get_default_store": _get_default_store,
+    "_combined_loader": _combined_loader,
     "_parse_ckpt_path": _parse_ckpt_path,
     "_ddp_params_and_buffers_to_ignore": _ddp_params_and_buffers_to_ignore,
     "_step_supports_amp_scaling": _step_supports_amp_scaling,

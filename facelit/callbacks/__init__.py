@@ -6,6 +6,7 @@ from facelit.callbacks.last_checkpoint import LastCheckpoint
 from facelit.callbacks.model_table import ModelTable
 from facelit.callbacks.progress_bar import QuickProgressBar
 from facelit.callbacks.run_report import RunReport
+from facelit.callbacks.stop_signals import RunStopped, StopSignals
 from facelit.callbacks.verification import VerificationCallback
 from facelit.callbacks.weight_average import WeightAverage
 
@@ -15,7 +16,9 @@ __all__ = [
     "ModelTable",
     "QuickProgressBar",
     "RunReport",
+    "RunStopped",
     "StopOnNonFiniteLoss",
+    "StopSignals",
     "VerificationCallback",
     "WeightAverage",
 ]

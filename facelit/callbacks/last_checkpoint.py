@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from facelit.callbacks.folders import checkpoint_folder
+from facelit.callbacks.stop_signals import StopSignals
 from facelit.errors import FacelitError
 from facelit.lightning import stops_after_batch
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `last.ckpt` after each validation and epoch, and every so many steps.
+    """Writes `last.ckpt` after each validation and epoch, every so many steps, and when the run is told to stop.
 
     `ModelCheckpoint(save_last=True)` writes it only when the monitored figure improves: a run that is killed after an hour
     without a new best would resume an hour back. The file is replaced atomically, never half-written.
@@ -26,6 +27,9 @@ class LastCheckpoint(Checkpoint):
     Raises:
         FacelitError: every_n_train_steps is less than 1.
     """
+
+    newest: ClassVar[Path | None] = None
+    """The `last.ckpt` that the run of this process has written, or was resumed from."""
 
     def __init__(self, every_n_train_steps: int | None = None) -> None:
         if every_n_train_steps is not None and every_n_train_steps < 1:
@@ -40,6 +44,8 @@ class LastCheckpoint(Checkpoint):
         """Settles the folder: where the best checkpoints go, or where they would go if any were kept."""
         self.dirpath = None  # the other callbacks say where
         self.dirpath = checkpoint_folder(trainer)
+        LastCheckpoint.newest = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        self._saved_at = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remembers the step that a run is resumed at: micro-batches after it end no step."""
@@ -48,10 +54,23 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves every `every_n_train_steps` steps, and where a run ends within an epoch (`max_steps`, `max_time`)."""
+        """Saves every `every_n_train_steps` steps, and where a run ends within an epoch (`max_steps`, a signal)."""
         step = trainer.global_step
         due = self.every_n_train_steps is not None and step % self.every_n_train_steps == 0 and step != self._resumed_at
-        if step > 0 and (due or stops_after_batch(trainer)):
+        if step > 0 and (due or stops_after_batch(trainer) or _stops_here(trainer)):
+            self._save(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Saves where a signal breaks a validation off; the file says that the validation is due."""
+        if _stops_here(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,6 +81,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves where no validation did."""
+        if _stops_here(trainer):
+            self._saved_at = -1  # the last batch's file does not know what the end of the epoch has changed
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
@@ -73,3 +94,9 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(path.with_suffix(".ckpt.tmp"), weights_only=False)
         if trainer.is_global_zero:
             os.replace(path.with_suffix(".ckpt.tmp"), path)
+        LastCheckpoint.newest = path
+
+
+def _stops_here(trainer: Trainer) -> bool:
+    stop = StopSignals.of(trainer)
+    return stop is not None and stop.ready

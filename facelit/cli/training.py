@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 from facelit import backbones, heads
 from facelit.callbacks import (
@@ -25,14 +25,18 @@ from facelit.callbacks import (
     ModelTable,
     QuickProgressBar,
     RunReport,
+    RunStopped,
     VerificationCallback,
 )
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.errors import explain, name_broken_config
+from facelit.cli.processes import Processes
 from facelit.cli.program import program
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
+from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
+from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import CommandLineWins
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
@@ -185,6 +189,10 @@ def main(args: ArgsType = None) -> None:
     # The user's own classes, named by import path, are found where the program is started; last, so that they shadow nothing.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
+    typed = [str(argument) for argument in args] if isinstance(args, list) else sys.argv[1:]
+    processes = Processes(typed)
+    processes.watch()
+    LastCheckpoint.newest = None
     try:
         FacelitCLI(
             FaceRecognizer,
@@ -197,10 +205,31 @@ def main(args: ArgsType = None) -> None:
             auto_configure_optimizers=False,
             args=args,
         )
+    except RunStopped as stop:
+        processes.wait()
+        _say_stopped(stop, typed)
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        print("facelit: stopped.", file=sys.stderr)
+        sys.exit(130)
     except (FacelitError, MisconfigurationException) as error:
-        message = name_broken_config(str(error), sys.argv[1:] if args is None else args)
+        message = name_broken_config(str(error), typed)
+        if world_size() > 1:
+            processes.fail(FacelitError(message), message)
         print(f"facelit: error: {message}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        if world_size() == 1:
+            raise
+        processes.fail(error, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+
+
+def _say_stopped(stop: RunStopped, arguments: Sequence[str]) -> None:
+    """The last line of a run that was told to stop; of its first process only."""
+    if rank_zero_only.rank == 0:
+        what = "stopped by" if stop.step is None else f"stopped by {stop.cause} after step {stop.step}."
+        rest = f" {stop.cause}." if stop.step is None else f" {way_on(arguments, LastCheckpoint.newest)}"
+        print(f"facelit: {what}{rest}", file=sys.stderr)
 
 
 def quieten() -> None:

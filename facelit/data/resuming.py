@@ -15,7 +15,14 @@ from facelit.data.identity_folder import IdentityFolder
 from facelit.data.samplers import EpochSampler
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
-from facelit.lightning import finish_epoch, forget_finished_epoch, place_in_run
+from facelit.lightning import (
+    batches_in_epoch,
+    finish_epoch,
+    forget_finished_epoch,
+    forget_validation,
+    place_in_run,
+    validation_pending,
+)
 from facelit.storage.packed import PackedStore
 
 
@@ -76,7 +83,16 @@ class TrainLoader(DataLoader[TrainBatch]):
         else:
             self.sampler.resume(epoch + 1, 0)
             if self.trainer is not None:
-                finish_epoch(self.trainer)
+                self._end_epoch(self.trainer, batches)
+
+    def _end_epoch(self, trainer: Trainer, batches: int) -> None:
+        """The epoch is over, but for a validation that was due at its end."""
+        if validation_pending(trainer):
+            if batches == batches_in_epoch(trainer):
+                return
+            rank_zero_info("The validation that was due is left out: the epochs have another length now.")
+            forget_validation(trainer)
+        finish_epoch(trainer)
 
     @cached_property
     def _order(self) -> dict[str, Any]:

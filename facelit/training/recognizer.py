@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from facelit.callbacks.bad_images import BadImageLog
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
+from facelit.callbacks.pending_validation import PendingValidation
 from facelit.callbacks.random_state import RandomState
+from facelit.callbacks.stop_signals import StopSignals
 from facelit.callbacks.weight_average import WeightAverage
 from facelit.checkpoints import CHECKPOINT_KEY
 from facelit.heads import Head
@@ -22,7 +24,6 @@ from facelit.lightning import begin_next_epoch, made_by_command_line, trainer_of
 from facelit.speed.compiling import CompileMode, make_compiled
 from facelit.speed.fusing import StepWatch
 from facelit.speed.recomputing import recompute_activations
-from facelit.speed.signals import space_out_sigterm_checks
 from facelit.training import sharding
 from facelit.training.batches import images_of, training_batch
 from facelit.training.loss import apply_head, log_figures, wants_figures
@@ -98,6 +99,8 @@ class FaceRecognizer(LightningModule):
         self.optimization = optimization
         self.weight_average = WeightAverage(ema_decay)
         self._random_state = RandomState()
+        self._pending_validation = PendingValidation()
+        self._stop_signals = StopSignals(ctrl_c=made_by_command_line())
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops.
@@ -137,8 +140,8 @@ class FaceRecognizer(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs, however its trainer was made."""
-        own = (self.weight_average, self._random_state, self.optimization.schedule_length)
-        return [StopOnNonFiniteLoss(), BadImageLog(), *own]
+        own = (self.weight_average, self._random_state, self._pending_validation, self.optimization.schedule_length)
+        return [self._stop_signals, StopOnNonFiniteLoss(), BadImageLog(), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The network's optimizer and schedule for Lightning; the head's own is kept aside."""
@@ -176,6 +179,7 @@ class FaceRecognizer(LightningModule):
         own: dict[str, Any] = {"num_identities": self.head.num_identities}
         own |= {"calibration": self.calibration} if self.calibration else {}
         self._random_state.save_into(own, self.device)
+        self._pending_validation.save_into(own, self.trainer)
         self.weight_average.save_into(checkpoint, own)
         sharding.save_into(checkpoint, own, self.head, self.trainer)
         checkpoint[CHECKPOINT_KEY] = own
@@ -190,11 +194,11 @@ class FaceRecognizer(LightningModule):
         trainer = trainer_of(self)
         if trainer is not None and trainer.state.fn == "fit":
             self.weight_average.resume_from(checkpoint, own)
+            self._pending_validation.resume_from(checkpoint, own)
             self.optimization.resume_from(checkpoint)
 
     def on_train_start(self) -> None:
-        """Settles where a resumed run begins, and what steps must not wait for."""
+        """Settles where a resumed run begins."""
         begin_next_epoch(self.trainer)
         if self._compiled is not None:
             self._compiled.check_accumulation(self.trainer.accumulate_grad_batches)
-        space_out_sigterm_checks(self.trainer, self.trainer.log_every_n_steps)

@@ -1,0 +1,195 @@
+"""Whatever stops a run, and whenever: it says how to go on, and the run that goes on ends as if nothing had happened."""
+
+import csv
+import os
+import shlex
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from facelit.callbacks import StopSignals, VerificationCallback
+from facelit.cli import main
+from facelit.training import FaceRecognizer
+from tiny_run import make_run
+
+QUIET = ["--verification.hardest_pairs", "0"]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nobody catches it."""
+
+
+def logged(folder: Path, column: str) -> list[tuple[int, float]]:
+    """Step and value of every row, over all files that the run's loggers wrote."""
+    rows = []
+    for path in sorted(folder.glob("**/metrics*.csv")):
+        with path.open() as file:
+            rows += [(int(row["step"]), float(row[column])) for row in csv.DictReader(file) if row.get(column)]
+    return sorted(rows)
+
+
+def newest(folder: Path) -> dict[str, Any]:
+    path = max(folder.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def fit(config: Path, *options: str) -> int:
+    """Exit status."""
+    try:
+        main(["fit", "--config", str(config), *QUIET, *options])
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def same(folder: Path, expected: Path) -> None:
+    """Weights, losses and validations, none lost and none twice."""
+    for name, value in newest(expected)["state_dict"].items():
+        torch.testing.assert_close(newest(folder)["state_dict"][name], value, rtol=0, atol=0, msg=name)
+    for column in ("train/loss", "tiny/accuracy", "tiny/threshold"):
+        actual, wanted = logged(folder, column), logged(expected, column)
+        assert [step for step, _ in actual] == [step for step, _ in wanted], column
+        assert [value for _, value in actual] == pytest.approx([value for _, value in wanted], abs=1e-6), column
+    # A CSV logger's resumed run is in a new folder, and may keep a checkpoint there that was not the best of all.
+    assert {path.name for path in expected.glob("**/epoch*.ckpt")} <= {
+        path.name for path in folder.glob("**/epoch*.ckpt")
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert fit(make_run(folder), "--trainer.max_epochs", "2") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def often_validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("validated")
+    assert fit(make_run(folder), "--trainer.max_steps", "8", "--trainer.val_check_interval", "2") == 0
+    return folder
+
+
+def send(monkeypatch: pytest.MonkeyPatch, owner: Any, hook: str, step: int, signum: int | None) -> None:
+    """Once, where a run is at a step: a signal, or the end of the process."""
+    original = getattr(owner, hook)
+    done: list[int] = []
+
+    def hooked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trainer = args[0] if isinstance(args[0], Trainer) else self.trainer
+        if trainer.global_step == step and not done:
+            done.append(step)
+            if signum is None:
+                raise Killed
+            os.kill(os.getpid(), signum)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, hook, hooked)
+
+
+@pytest.mark.parametrize(
+    ("where", "step", "signum", "stops_at"),
+    [
+        ((FaceRecognizer, "training_step"), 7, signal.SIGTERM, 8),
+        ((FaceRecognizer, "training_step"), 5, signal.SIGINT, 6),
+        ((VerificationCallback, "on_validation_batch_end"), 6, signal.SIGUSR1, 6),
+        ((VerificationCallback, "on_validation_epoch_end"), 12, signal.SIGTERM, None),
+        ((Trainer, "save_checkpoint"), 6, signal.SIGTERM, 7),
+    ],
+    ids=["mid-epoch", "before a validation", "in a validation", "at the end", "in a save"],
+)
+def test_a_signal(
+    tmp_path: Path,
+    uninterrupted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: tuple[Any, str],
+    step: int,
+    signum: signal.Signals,
+    stops_at: int | None,
+) -> None:
+    config = make_run(tmp_path)
+    owner, hook = where
+    if owner is Trainer:
+        save = Trainer.save_checkpoint
+
+        def saving(self: Trainer, *args: Any, **kwargs: Any) -> None:
+            if self.global_step == step:
+                os.kill(os.getpid(), signum)
+            save(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, hook, saving)
+    else:
+        send(monkeypatch, owner, hook, step, signum)
+    handlers = signal.getsignal(signum)
+    status = fit(config, "--trainer.max_epochs", "2")
+    assert signal.getsignal(signum) == handlers
+    if stops_at is None:
+        assert status == 0
+    else:
+        assert status == 128 + signum
+        assert newest(tmp_path)["global_step"] == stops_at
+        last_line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last_line.startswith(f"facelit: stopped by {signum.name} after step {stops_at}. To go on: ")
+        monkeypatch.undo()
+        arguments = shlex.split(last_line.partition(" fit ")[2])
+        assert arguments[-1].endswith("last.ckpt")
+        main(["fit", *arguments])
+    same(tmp_path, uninterrupted)
+
+
+def test_max_time_is_a_budget_of_each_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_run(tmp_path, data__verification=None)
+    for step, resume in ((1, []), (2, ["--ckpt_path", "last"])):
+        assert fit(config, "--trainer.max_time", "00:00:00:00", *resume) == 0
+        assert newest(tmp_path)["global_step"] == step
+        assert f"stopped by trainer.max_time after step {step}. To go on:" in capsys.readouterr().err
+
+
+def test_processes_ask_each_other_every_other_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of their own: batches of 0.1 seconds, then of 1; never more than log_every_n_steps batches apart."""
+    asked: list[int] = []
+    clock = [0.0]
+    monkeypatch.setattr("facelit.callbacks.stop_signals.monotonic", lambda: clock[0])
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda message, op: asked.append(batch))
+    trainer: Any = type("T", (), {"log_every_n_steps": 15, "strategy": type("S", (), {"root_device": "cpu"})})
+    stop = StopSignals()
+    for batch in range(70):
+        stop._agree(trainer)
+        clock[0] += 0.1 if batch < 35 else 1.0
+    assert asked == [0, 15, 30, *range(45, 70, 2)]
+
+
+EVERY_OTHER_STEP = ["--last_checkpoint.every_n_train_steps", "2"]
+
+
+@pytest.mark.parametrize("step", [6, 12], ids=["an epoch's end", "the run's end"])
+def test_a_kill_in_a_validation(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Twice at the same one: the resumed run makes the validation up, under its own epoch and step."""
+    config = make_run(tmp_path, trainer__max_epochs=2)
+    for resume in ([], ["--ckpt_path", "last"]):
+        send(monkeypatch, VerificationCallback, "on_validation_epoch_end", step, None)
+        with pytest.raises(Killed):
+            fit(config, *EVERY_OTHER_STEP, *resume)
+    assert fit(config, *EVERY_OTHER_STEP, "--ckpt_path", "last") == 0
+    same(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("step", [4, 8], ids=["mid-epoch", "max_steps"])
+def test_a_kill_in_one_of_several_validations(
+    tmp_path: Path, often_validated: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = make_run(tmp_path)
+    options = [*EVERY_OTHER_STEP, "--trainer.max_steps", "8", "--trainer.val_check_interval", "2"]
+    send(monkeypatch, VerificationCallback, "on_validation_epoch_end", step, None)
+    with pytest.raises(Killed):
+        fit(config, *options)
+    assert fit(config, *options, "--ckpt_path", "last") == 0
+    same(tmp_path, often_validated)
