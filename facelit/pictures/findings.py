@@ -43,6 +43,7 @@ class Finding:
         num_identities: Identities concerned; 0 where it is not about identities.
         count: Number of items.
         item: Item by number.
+        note: What the table says beside a count of 0, where that is not good news.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Finding:
     num_identities: int
     count: int
     item: Callable[[int], Item]
+    note: str = ""
 
     def items(self) -> Iterator[Item]:
         """All items."""
