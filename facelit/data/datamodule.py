@@ -126,7 +126,7 @@ class FaceDataModule(LightningDataModule):
         if self.predict is None:
             raise FacelitError("nothing to predict on: name a folder of aligned crops with --data.predict FOLDER")
         root = Path(self.predict)
-        paths = list(list_images(root))
+        paths = list_images(root)
         if not paths:
             state = "holds no .jpg, .png or .webp image" if root.is_dir() else "does not exist"
             raise FacelitError(f"{root} {state} (option data.predict).")

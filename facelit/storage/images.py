@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from PIL import Image
 
 from facelit.errors import FacelitError
 from facelit.storage.decoding import JPEG_START, Pixels, UndecodableError, damage_of_jpeg, decode_image, has_exif
+from facelit.storage.walking import files_below
 
 CROP_SIZE = 112
 """Height and width, in pixels, of an aligned crop."""
@@ -47,12 +48,9 @@ def is_image(filename: str) -> bool:
     return not filename.startswith(".") and os.path.splitext(filename)[1].lower() in IMAGE_SUFFIXES
 
 
-def list_images(root: Path) -> Iterator[Path]:
-    """All image files below `root`, sorted, folder by folder; hidden folders (`.facelit-align`) are passed over."""
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file in sorted(filter(is_image, files)):
-            yield Path(folder, file)
+def list_images(root: Path) -> list[Path]:
+    """All image files below `root`; see `facelit.storage.walking.files_below`."""
+    return files_below(root, is_image)
 
 
 def read_file(path: Path | str) -> bytes:
