@@ -24,7 +24,7 @@ from PIL import Image
 from experiments.lfw.recipes import Options, as_arguments, key_of
 from facelit.data import IdentityFolder
 from facelit.errors import FacelitError
-from facelit.storage.pairs_file import ImageKey, Pair, find_image, read_pairs
+from facelit.storage.pairs_file import ImageKey, Pair, PairImages, read_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_OPTIONS = (
@@ -130,16 +130,19 @@ def read_scores(path: Path) -> Scores:
 def raw_pixel_scores(crops: Path, halves: Sequence[Sequence[Pair]]) -> Scores:
     """Cosines of the grey crops, each less its own mean: what a network must beat."""
     pairs = [pair for half in halves for pair in half]
-    directions = {key: _direction(crops, key) for pair in pairs for key in (pair.first, pair.second)}
+    images = PairImages(crops)
+    directions = {key: _direction(images, key) for pair in pairs for key in (pair.first, pair.second)}
     scores = [float(directions[pair.first] @ directions[pair.second]) for pair in pairs]
     half_of = np.repeat(np.arange(len(halves)), [len(half) for half in halves])
     return Scores(np.array(scores), np.array([pair.is_same for pair in pairs], np.bool_), half_of)
 
 
-def _direction(crops: Path, key: ImageKey) -> npt.NDArray[np.float64]:
-    path = find_image(crops, key)
+def _direction(images: PairImages, key: ImageKey) -> npt.NDArray[np.float64]:
+    path = images.find(key)
     if path is None:
-        raise FacelitError(f"{crops}: photo {key[1]} of {key[0]}, which the pairs name, is absent (option --lfw).")
+        raise FacelitError(
+            f"{images.root}: photo {key[1]} of {key[0]}, which the pairs name, is absent (option --lfw)."
+        )
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("L"), np.float64).ravel()
     pixels = pixels - pixels.mean()

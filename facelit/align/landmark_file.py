@@ -12,6 +12,7 @@ import numpy as np
 from facelit.align.detection import Faces
 from facelit.align.template import estimate_similarity
 from facelit.errors import FacelitError
+from facelit.storage.text import read_text
 
 Lines = tuple[str, ...]
 """The faces of a photo as text: for each the ten landmark coordinates, the box and the score, separated by tabs."""
@@ -66,10 +67,7 @@ def read_landmarks(path: Path | str) -> dict[str, Lines]:
     Raises:
         FacelitError: The file cannot be read, holds something else, or names a photo twice; the message has the line's number.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise FacelitError(f"{path} (option landmarks): cannot read this file ({error.strerror or error}).") from None
+    text = read_text(path, "landmarks file", "landmarks", errors="surrogateescape")
     found: dict[str, Lines] = {}
     for line, fields in _rows(text):
         place = f"{path}, line {line}"

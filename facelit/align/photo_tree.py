@@ -6,11 +6,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple, NoReturn
+from pathlib import Path
+from typing import NamedTuple
 
 from facelit.errors import FacelitError
-from facelit.storage.photo_files import is_photo, why_unreadable
+from facelit.storage.photo_files import photo_files, why_unreadable
 
 
 class PhotoTree(NamedTuple):
@@ -62,20 +62,8 @@ def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
 def _photos(root: Path) -> Iterator[str]:
     if not root.is_dir():
         raise FacelitError(f"folder not found: {root}. SRC is a folder of photos, in any depth of subfolders.")
-    seen = set()
-    for folder, subfolders, files in os.walk(root, onerror=_refuse, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above would lead round and round
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file in sorted(filter(is_photo, files)):
-            yield PurePosixPath(Path(folder, file).relative_to(root)).as_posix()
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise FacelitError(f"{error.filename}: cannot list this folder ({error.strerror or error}).")
+    for path in photo_files(root):
+        yield path.relative_to(root).as_posix()
 
 
 def _check_unique(root: Path, stems: dict[str, str], several_crops: bool) -> None:

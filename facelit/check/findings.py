@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.check.scan import Scan
-from facelit.check.verification_set import VerificationSet, comparable
+from facelit.check.verification_set import VerificationSet
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.base import CropStore, ImageStore
 from facelit.storage.images import CROP_SIZE
+from facelit.storage.people import comparable, why_incomparable
 
 Rows = npt.NDArray[np.int64]
 
@@ -187,7 +188,16 @@ def _by_name(store: CropStore, against: Sequence[VerificationSet]) -> Finding:
 
     images = int(counts[found].sum())
     title = "In a verification set by name"
-    return Finding("in_verification_by_name", title, explanation, images, len(found), len(found), item)
+    note = "" if len(found) else _why_nothing(store, against)
+    explanation = f"{explanation} {note}".rstrip()
+    return Finding("in_verification_by_name", title, explanation, images, len(found), len(found), item, note)
+
+
+def _why_nothing(store: CropStore, against: Sequence[VerificationSet]) -> str:
+    """Why it means nothing that nobody of a set was found by name; empty where it means something for all of them."""
+    reasons = {one.path: why_incomparable(store.identities, one.people) for one in against}
+    told = "; ".join(f"{path}: {reason}" for path, reason in reasons.items() if reason)
+    return f"This 0 means nothing: names cannot be compared ({told})." if told else ""
 
 
 class _Person(NamedTuple):

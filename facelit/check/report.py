@@ -118,9 +118,9 @@ def print_summary(
     for finding in findings:
         examples = [item.label for item in islice(finding.items(), _EXAMPLES)]
         more = [f"and {finding.count - _EXAMPLES:,} more"] if finding.count > _EXAMPLES else []
-        style = "" if finding.count else "dim"
+        style = "" if finding.count or finding.note else "dim"
         counts = (f"{finding.num_images:,}", f"{finding.num_identities:,}")
-        table.add_row(finding.title, *counts, _text("\n".join(examples + more)), style=style)
+        table.add_row(finding.title, *counts, _text("\n".join(examples + more) or finding.note), style=style)
     console.print(table)
 
 

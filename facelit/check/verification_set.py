@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from facelit.errors import FacelitError
 from facelit.storage.base import ImageStore
 from facelit.storage.open import open_store
 from facelit.storage.pairs_file import read_pairs
-from facelit.storage.people import read_people
+from facelit.storage.people import comparable, read_people
 
 
 class VerificationSet(NamedTuple):
@@ -68,11 +66,6 @@ class BinStore(ImageStore):
         return f"{self.path.name}/{row}"
 
 
-def comparable(name: str) -> str:
-    """Normalises a person's name for comparison: case is ignored, and spaces and underscores are equal."""
-    return re.sub(r"[\s_]+", "_", unicodedata.normalize("NFKC", name).casefold().strip())
-
-
 def read_verification_sets(against: Sequence[str], pairs: str | None, jobs: int | None) -> list[VerificationSet]:
     """Reads verification sets, and the images of those that have any.
 
@@ -108,9 +101,10 @@ def _read(path: str, named: frozenset[str] | None, pairs: str | None, jobs: int 
             " or a .txt with one name per line."
         )
     store = open_store(path)
-    people = [name for name in store.identities if named is None or name in named]
+    wanted = None if named is None else set(map(comparable, named))
+    is_of_set = np.array([wanted is None or comparable(name) in wanted for name in store.identities], np.bool_)
+    people = [name for name, is_one in zip(store.identities, is_of_set.tolist(), strict=True) if is_one]
     if not people:
         raise FacelitError(f"{path} (option against) has none of the people in {pairs or 'a verification set'}.")
-    is_of_set = np.array([named is None or name in named for name in store.identities])
     rows = np.flatnonzero(is_of_set[store.labels])
     return VerificationSet(path, people, store, rows, scan_images(store, rows, jobs))

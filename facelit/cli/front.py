@@ -93,12 +93,14 @@ def overview() -> str:
 
 def _run_tool(name: str, arguments: list[str]) -> int:
     """Parses a tool's arguments according to its function's signature, and calls it."""
+    from facelit.cli.config_files import expand_paths
     from facelit.cli.parser import make_parser
 
     python_name = f"{name}_" if iskeyword(name) else name
     function = getattr(import_module(f"facelit.tools.{python_name}"), python_name)
     options: dict[str, Any] = make_parser(function, f"{program()} {name}").parse_args(arguments).as_dict()
     options.pop("config")
+    expand_paths(options)
     return int(function(**options) or 0)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ActionConfigFile, Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -29,6 +29,7 @@ from facelit.callbacks import (
     VerificationCallback,
 )
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
+from facelit.cli.config_files import AddingConfigFile, expand_paths
 from facelit.cli.errors import explain, name_broken_config
 from facelit.cli.processes import Processes
 from facelit.cli.program import program
@@ -55,6 +56,12 @@ class FacelitParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Ends the program with status 2."""
         raise FacelitError(explain(message, self))
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Puts our own kind of `--config` in the place of Lightning's."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = AddingConfigFile
+        return super().add_argument(*args, **kwargs)
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -100,7 +107,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Leaves out what the subcommand does not need, and settles who wins: checkpoint or configuration."""
-        config = self.config[self.subcommand]
+        config = expand_paths(self.config)[self.subcommand]
         if self.subcommand == "fit" and config.data.train is None:
             raise FacelitError(NO_TRAINING_SET)
         if self.subcommand == "fit" and config.model.init_backbone is not None:
@@ -136,6 +143,8 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             what = "the network of this configuration"
             check_fits(self.model.state_dict(), self.checkpoint["state_dict"], path, what)
             self.checkpoint = None
+        if self.subcommand == "fit":
+            rank_zero_info(_what_chooses(self.config[self.subcommand]))
 
     @staticmethod
     def _suit_hardware(options: Namespace) -> None:
@@ -249,6 +258,16 @@ def quieten() -> None:
             not any(said in record.getMessage() for said in ("litlogger", "already configured with model summary"))
         )
     )
+
+
+def _what_chooses(config: Namespace) -> str:
+    """Which verification sets count in a run, and by what its best checkpoint is chosen."""
+    sets, monitor = config.data.verification or {}, config.checkpoint.monitor
+    names = [name for name, options in sets.items() if options is not None]
+    if not names:
+        return "No verification sets (data.verification): no figures, and no best checkpoint."
+    by = f"the accuracy on {names[0]}" if monitor == MONITOR else monitor or "nothing (checkpoint.monitor is null)"
+    return f"Verification sets: {', '.join(names)}. The best checkpoint is chosen by {by}."
 
 
 def _root_cause(error: BaseException) -> BaseException:

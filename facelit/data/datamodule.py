@@ -38,7 +38,8 @@ class FaceDataModule(LightningDataModule):
     Args:
         train: The training set; needed by `fit` only.
         verification: Verification sets by the name under which their figures are logged. The first one's accuracy is
-            also logged as `val/accuracy`, which checkpoints are chosen by.
+            also logged as `val/accuracy`, which checkpoints are chosen by. The sets of a later `--config` are added to those of earlier
+            ones; None removes one.
         predict: Folder of aligned crops (any tree) whose embeddings `predict` writes.
         predict_resize: Resize those of another size than 112x112 instead of refusing them.
         batch_size: Training images per process and batch; a `sampler` sets its own.
@@ -58,7 +59,7 @@ class FaceDataModule(LightningDataModule):
     def __init__(
         self,
         train: IdentitySource | None = None,
-        verification: dict[str, VerificationSource] | None = None,
+        verification: dict[str, VerificationSource | None] | None = None,
         predict: str | None = None,
         predict_resize: bool = False,
         batch_size: int = 128,
@@ -73,9 +74,10 @@ class FaceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_options(eval_batch_size, num_workers, on_bad_image, max_bad_share)
-        _check_names(verification or {})
+        sets = {name: source for name, source in (verification or {}).items() if source is not None}
+        _check_names(sets)
         self.train = train
-        self.verification: Mapping[str, VerificationSource] = verification or {}
+        self.verification: Mapping[str, VerificationSource] = sets
         self.predict = predict
         self.predict_resize = predict_resize
         self.plan = sampler or ShuffleSampler(batch_size)
@@ -126,7 +128,7 @@ class FaceDataModule(LightningDataModule):
         if self.predict is None:
             raise FacelitError("nothing to predict on: name a folder of aligned crops with --data.predict FOLDER")
         root = Path(self.predict)
-        paths = list(list_images(root))
+        paths = list_images(root)
         if not paths:
             state = "holds no .jpg, .png or .webp image" if root.is_dir() else "does not exist"
             raise FacelitError(f"{root} {state} (option data.predict).")

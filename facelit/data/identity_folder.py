@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
@@ -16,7 +17,10 @@ from facelit.storage.base import CropStore
 from facelit.storage.images import Crop, decode_crop
 from facelit.storage.names import Names
 from facelit.storage.open import open_store
-from facelit.storage.people import read_people
+from facelit.storage.people import comparable, read_people, unmatched
+
+_SHOWN = 5
+"""So many names that match nobody are listed."""
 
 
 class IdentityFolder(IdentitySource):
@@ -31,7 +35,8 @@ class IdentityFolder(IdentitySource):
         root: The folder.
         min_images_per_identity: Identities with fewer images are left out.
         exclude_identities: A text file that names identities to leave out: one name a line, or a list in the form of
-            LFW's `people.txt`. Keeps the people of a verification set out of the training set.
+            LFW's `people.txt`. Keeps the people of a verification set out of the training set. Names are compared without
+            regard to case, spaces and underscores, and the way accents are stored; how many match nobody is printed.
         exclude_folds: Where `exclude_identities` has folds (LFW's `people.txt`), exclude only those, counted from 1.
         resize: Resize images of another size to 112x112 instead of refusing them.
 
@@ -111,12 +116,19 @@ class IdentityFolder(IdentitySource):
 
 def _named(store: CropStore, excluded: frozenset[str], path: str) -> npt.NDArray[np.bool_]:
     """Which identities a list names; a list that names none of them is a mistake."""
-    named = np.array([name in excluded for name in store.identities], np.bool_)
+    wanted = set(map(comparable, excluded))
+    named = np.array([comparable(name) in wanted for name in store.identities], np.bool_)
     if len(named) and not named.any():
         raise FacelitError(
             f"{path}: none of its {len(excluded):,} names is an identity of {store.path} (which has"
             f" {', '.join(list(store.identities[:2]))}, ...): nobody would be left out. VGGFace2's folders, say, are numbers."
         )
+    strangers = unmatched(excluded, store.identities)
+    some = f" ({', '.join(strangers[:_SHOWN])}{', ...' if len(strangers) > _SHOWN else ''})" if strangers else ""
+    rank_zero_info(
+        f"{path}: leaves out {int(named.sum()):,} of {len(named):,} identities; {len(strangers):,} of its {len(excluded):,} names"
+        f" match nobody{some}."
+    )
     return named
 
 

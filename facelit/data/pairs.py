@@ -10,7 +10,7 @@ import numpy as np
 from facelit.data.sources import VerificationSource
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop, read_crop
-from facelit.storage.pairs_file import Pair, find_image, read_pairs
+from facelit.storage.pairs_file import Pair, PairImages, read_pairs
 
 __all__ = ["Pair", "PairsFolder", "read_pairs"]
 
@@ -19,7 +19,8 @@ class PairsFolder(VerificationSource):
     """LFW, or anything laid out like it: `root/<name>/<name>_0001.jpg` and a pairs file.
 
     Args:
-        root: Folder of crops. `.jpg`, `.jpeg`, `.png` and `.webp` are looked for, in this order.
+        root: Folder of crops. `.jpg`, `.jpeg`, `.png` and `.webp` are looked for, in this order. Names are compared without regard
+            to case, spaces and underscores, and the way accents are stored; `Ann_1.jpg` is as good as `Ann_0001.jpg`.
         pairs: The pairs file; see `read_pairs`.
         folds: Only the pairs of these folds, counted from 1; all where not given.
         allow_missing: Leave out pairs whose images are absent (their count is logged) instead of stopping.
@@ -45,12 +46,16 @@ class PairsFolder(VerificationSource):
                 " crops, or train without verification: --data.verification null"
             )
         listed = read_pairs(pairs, folds)
-        paths = {key: find_image(self.root, key) for pair in listed for key in (pair.first, pair.second)}
+        images = PairImages(self.root)
+        keys_of_pairs = dict.fromkeys(key for pair in listed for key in (pair.first, pair.second))
+        paths = {key: images.find(key) for key in keys_of_pairs}
         missing = sorted(key for key, path in paths.items() if path is None)
         if missing and not allow_missing:
             first_names = ", ".join(f"{name}_{number:04d}" for name, number in missing[:3])
+            beside = images.nearest(missing[0])
             raise FacelitError(
                 f"{pairs}: {len(missing)} of its {len(paths)} images are absent below {self.root} ({first_names}...)."
+                f"{f' (That folder has {beside}.)' if beside else ''}"
                 " Check the folder, or leave those pairs out with `allow_missing: true`."
             )
         if len({pair.fold for pair in listed}) < 2:

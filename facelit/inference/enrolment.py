@@ -12,6 +12,7 @@ from facelit.errors import FacelitError
 from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
 from facelit.inference.photos import Crops, Photo
 from facelit.storage.images import BadImageError, Crop
+from facelit.storage.people import comparable
 from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
 
@@ -68,7 +69,7 @@ def enrol(
     Raises:
         FacelitError: There are no photos, or some cannot be used.
     """
-    listed = list_people(people) if isinstance(people, Path) else people
+    listed = _one_each(list_people(people) if isinstance(people, Path) else people)
     photos = [(name, photo) for name, ones in listed.items() for photo in ones]
     names = list(listed)
     number = {name: position for position, name in enumerate(names)}
@@ -103,6 +104,15 @@ def enrol(
     return Gallery(
         enrolled, embeddings, renumbered, fingerprint, flip_average, template, examples, [str(one) for one in skipped]
     )
+
+
+def _one_each(people: People) -> dict[str, list[Photo]]:
+    """Names that are one person's by `facelit.storage.people.comparable` are enrolled as one, under the first spelling."""
+    spelling: dict[str, str] = {}
+    photos: dict[str, list[Photo]] = {}
+    for name, ones in people.items():
+        photos.setdefault(spelling.setdefault(comparable(name), name), []).extend(ones)
+    return photos
 
 
 def _check(skipped: list[BadImageError], count: int, on_bad_photo: OnBadPhoto) -> None:

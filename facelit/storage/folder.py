@@ -1,8 +1,9 @@
 """Crops in `root/<identity>/<image>`, listed once.
 
-The list is kept as an Arrow file of one row per identity (name, modification time of its folder, names of its images),
+The list is kept as an Arrow file of one row per identity (name, times of its folder, names of its images),
 beside the data or, where that is read-only, in the user's cache folder. It is memory-mapped: processes share it. A folder
-whose modification time is not the listed one is listed again; adding, removing or renaming a file changes it.
+whose modification or change time is not the listed one is listed again; adding, removing or renaming a file changes both. (rsync and
+tar set the former back; the latter nobody can.)
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from facelit.errors import FacelitError
 from facelit.storage.arrow import column_of, names_of, new_file, offsets_of, open_mapped
 from facelit.storage.base import CropStore
 from facelit.storage.files import replacing
-from facelit.storage.images import is_image, read_file
+from facelit.storage.images import BadImageError, is_image, read_file
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
 
 INDEX_NAME = ".facelit-index.arrow"
 """The index beside the data; hidden, so that no listing takes it for an identity."""
 
-_VERSION = b"1"
+_VERSION = b"2"
 _SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp")
 _SCHEMA = pa.schema(
     [
         ("identity", pa.large_binary()),
         ("modified_ns", pa.int64()),
+        ("changed_ns", pa.int64()),
         ("images", pa.large_list(pa.large_binary())),
     ]
 )
@@ -48,6 +50,8 @@ _THREADS = 32
 """For disks that answer slowly; a fast one is listed faster by one thread, as Python's lock lets one compute at a time."""
 _RACY_NS = 2_000_000_000
 """A folder that changed so shortly before it was listed may change again without another modification time."""
+_CHANGE_TICK_NS = 50_000_000
+"""The same for the change time, which only the system's clock sets, and no program."""
 _WORTH_A_BAR = 2_000
 """Fewer folders than this are listed without a progress bar."""
 
@@ -62,12 +66,14 @@ class FolderIndex(NamedTuple):
     Attributes:
         identities: Subfolder names, sorted; also those without images.
         modified_ns: Modification time of each subfolder when it was listed, int64; 0 where it cannot be relied on.
+        changed_ns: Likewise, the change time of each subfolder's entry.
         starts: Where each identity's images start in `images`, int64, shape (num_identities + 1,).
         images: File names, sorted within each identity.
     """
 
     identities: Names
     modified_ns: npt.NDArray[np.int64]
+    changed_ns: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
     images: Names
 
@@ -102,7 +108,14 @@ class FolderStore(CropStore):
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file."""
-        return read_file(self.place(row))
+        place = self.place(row)
+        try:
+            return read_file(place)
+        except BadImageError as error:
+            if self._kept is None or os.path.lexists(place):
+                raise
+            way_out = f"The list that was kept of its folder still has it: remove {self._kept}, and the folder is listed anew."
+            raise BadImageError(place, error.reason, way_out) from None
 
     def name(self, row: int) -> str:
         """`identity/file`."""
@@ -165,9 +178,10 @@ def index_folder(root: Path) -> tuple[FolderIndex, Path | None]:
 
 
 class _Listed(NamedTuple):
-    """One folder: its modification time, its sorted image names end to end, and their lengths."""
+    """One folder: its times, its sorted image names end to end, and their lengths."""
 
     modified_ns: int
+    changed_ns: int
     blob: bytes
     lengths: npt.NDArray[np.int64]
 
@@ -180,9 +194,10 @@ def _rows_of(folders: list[bytes], known: FolderIndex, root: Path) -> npt.NDArra
     else:
         number = {os.fsencode(name): row for row, name in enumerate(known.identities)}
         rows = np.array([number.get(folder, -1) for folder in folders], np.int64)
-    modified = np.array(_for_each(folders, _modified_ns, root, "Looking for changes in"), np.int64)
-    is_true = (rows >= 0) & (modified != 0)
-    is_true[is_true] &= known.modified_ns[rows[is_true]] == modified[is_true]
+    times = np.array(_for_each(folders, _times_ns, root, "Looking for changes in"), np.int64).reshape(-1, 2)
+    is_true = (rows >= 0) & (times != 0).all(1)
+    for column, listed in enumerate((known.modified_ns, known.changed_ns)):
+        is_true[is_true] &= listed[rows[is_true]] == times[is_true, column]
     return np.where(is_true, rows, -1)
 
 
@@ -191,7 +206,7 @@ def _take(known: FolderIndex, row: int) -> _Listed:
     start, stop = known.starts[row : row + 2]
     offsets = known.images.offsets[start : stop + 1]
     blob = known.images.blob[offsets[0] : offsets[-1]].tobytes() if stop > start else b""
-    return _Listed(int(known.modified_ns[row]), blob, np.diff(offsets))
+    return _Listed(int(known.modified_ns[row]), int(known.changed_ns[row]), blob, np.diff(offsets))
 
 
 def _subfolders(root: Path) -> list[bytes]:
@@ -220,14 +235,15 @@ def _subfolders(root: Path) -> list[bytes]:
     return sorted(name for name in folders if not name.startswith(b"."))
 
 
-def _modified_ns(path: bytes) -> int:
-    return os.stat(path).st_mtime_ns
+def _times_ns(path: bytes) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_ctime_ns
 
 
 def _list_folder(path: bytes) -> _Listed:
-    modified_ns = os.stat(path).st_mtime_ns  # before the listing: a change during it shows as a later time
+    times = _times_ns(path)  # before the listing: a change during it shows as a later time
     names = sorted(name for name in os.listdir(path) if name.lower().endswith(_SUFFIXES) and not name.startswith(b"."))
-    return _Listed(modified_ns, b"".join(names), np.fromiter(map(len, names), np.int64, len(names)))
+    return _Listed(*times, b"".join(names), np.fromiter(map(len, names), np.int64, len(names)))
 
 
 def _for_each(folders: list[bytes], ask: Callable[[bytes], Answer], root: Path, doing: str) -> list[Answer]:
@@ -288,11 +304,14 @@ def _merge(
     counts = [len(row.lengths) for row in rows]
     modified = np.array([row.modified_ns for row in rows], np.int64)
     modified[modified > listed_at - _RACY_NS] = 0
+    changed = np.array([row.changed_ns for row in rows], np.int64)
+    changed[changed > listed_at - _CHANGE_TICK_NS] = 0
     images = column_of(lengths, b"".join(row.blob for row in rows))
     return pa.record_batch(
         [
             pa.array(folders, pa.large_binary()),
             pa.array(modified),
+            pa.array(changed),
             pa.LargeListArray.from_arrays(pa.array(offsets_of(counts)), images),
         ],
         schema=_SCHEMA,
@@ -302,9 +321,8 @@ def _merge(
 def _view(batch: pa.RecordBatch) -> FolderIndex:
     images = batch.column("images")
     starts = np.asarray(images.offsets)
-    return FolderIndex(
-        names_of(batch.column("identity")), np.asarray(batch.column("modified_ns")), starts, names_of(images.values)
-    )
+    modified, changed = (np.asarray(batch.column(name)) for name in ("modified_ns", "changed_ns"))
+    return FolderIndex(names_of(batch.column("identity")), modified, changed, starts, names_of(images.values))
 
 
 def _places(root: Path) -> list[Path]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,8 @@ import simplejpeg
 from PIL import Image
 
 from facelit.errors import FacelitError
+from facelit.storage.decoding import JPEG_START, Pixels, UndecodableError, damage_of_jpeg, decode_image, has_exif
+from facelit.storage.walking import files_below
 
 CROP_SIZE = 112
 """Height and width, in pixels, of an aligned crop."""
@@ -23,8 +22,6 @@ Crop = npt.NDArray[np.uint8]
 """One crop: uint8, RGB, shape (112, 112, 3)."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-
-_JPEG_START = b"\xff\xd8\xff"
 
 
 class BadImageError(FacelitError):
@@ -51,12 +48,9 @@ def is_image(filename: str) -> bool:
     return not filename.startswith(".") and os.path.splitext(filename)[1].lower() in IMAGE_SUFFIXES
 
 
-def list_images(root: Path) -> Iterator[Path]:
-    """All image files below `root`, sorted, folder by folder; hidden folders (`.facelit-align`) are passed over."""
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file in sorted(filter(is_image, files)):
-            yield Path(folder, file)
+def list_images(root: Path) -> list[Path]:
+    """All image files below `root`; see `facelit.storage.walking.files_below`."""
+    return files_below(root, is_image)
 
 
 def read_file(path: Path | str) -> bytes:
@@ -78,7 +72,7 @@ def read_crop(path: Path | str, resize: bool = False) -> Crop:
     """Reads an aligned crop from a file; see `decode_crop`.
 
     Args:
-        path: A JPEG, PNG or WebP file, colour or grey.
+        path: An image file.
         resize: Whether an image of another size is resized to 112x112 (bilinear) instead of refused.
 
     Returns:
@@ -93,13 +87,12 @@ def read_crop(path: Path | str, resize: bool = False) -> Crop:
 def decode_crop(
     data: bytes | memoryview, place: str | Callable[[], str], resize: bool = False, out: Crop | None = None
 ) -> Crop:
-    """Decodes an aligned crop.
+    """Decodes an aligned crop, by the rule of `facelit.storage.decoding.decode_image`.
 
-    JPEGs of the right size go through libjpeg-turbo straight into `out`; everything else through PIL. Both give the same
-    pixels for a JPEG.
+    JPEGs of the right size, which nothing says to turn, go through libjpeg-turbo straight into `out`.
 
     Args:
-        data: A JPEG, PNG or WebP file's bytes, colour or grey.
+        data: An image file's bytes.
         place: Where they come from, for messages; a function is asked only where there is one to write.
         resize: Whether an image of another size is resized to 112x112 (bilinear) instead of refused.
         out: Where the pixels go: uint8, shape (112, 112, 3), C-contiguous; a new array where not given.
@@ -108,23 +101,21 @@ def decode_crop(
         uint8 RGB, shape (112, 112, 3): `out`, where it was given.
 
     Raises:
-        BadImageError: The data is empty, truncated, not an image, a decompression bomb, or of another size.
+        BadImageError: The data is empty, damaged, not an image, a decompression bomb, or of another size.
     """
+    file = bytes(data)
     if out is None:
         out = np.empty((CROP_SIZE, CROP_SIZE, 3), np.uint8)
-    if bytes(data[:3]) == _JPEG_START:
-        try:
-            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            if (height, width) == (CROP_SIZE, CROP_SIZE) and colours in ("YCbCr", "Gray"):
-                simplejpeg.decode_jpeg(data, "RGB", buffer=out)
-                return out
-        except ValueError:
-            pass  # PIL judges, as for every other file
-    out[...] = _decode_with_pil(data, place if isinstance(place, str) else place(), resize)
+    if _decode_plain(file, place, out):
+        return out
+    pixels = _decode(file, place, None if resize else lambda width, height: check_size(width, height, _written(place)))
+    if pixels.shape[:2] != (CROP_SIZE, CROP_SIZE):
+        pixels = np.asarray(Image.fromarray(pixels).resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR))
+    out[...] = pixels
     return out
 
 
-def read_image(data: bytes | memoryview, place: str) -> npt.NDArray[np.uint8]:
+def read_image(data: bytes | memoryview, place: str) -> Pixels:
     """Decodes an image at its own size; one of a crop's size gives `decode_crop`'s pixels.
 
     Args:
@@ -137,26 +128,39 @@ def read_image(data: bytes | memoryview, place: str) -> npt.NDArray[np.uint8]:
     Raises:
         BadImageError: `decode_crop` would refuse the image even if it were asked to resize it.
     """
-    with suppress(Exception):
-        return decode_crop(data, place)
-    try:  # it is of another size, or broken
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                return np.asarray(image.convert("RGB"))
-    except Exception as error:
-        raise _refusal(data, place, error) from None
+    file, out = bytes(data), np.empty((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    return out if _decode_plain(file, place, out) else _decode(file, place, None)
 
 
-def _refusal(data: bytes | memoryview, place: str, error: Exception) -> BadImageError:
-    """What is wrong with an image, in the words of a training run where that has any."""
+def _decode_plain(file: bytes, place: str | Callable[[], str], out: Crop) -> bool:
+    """Decodes a JPEG of a crop's size that nothing says to turn; False, and `out` undefined, for everything else."""
+    if not file.startswith(JPEG_START) or has_exif(file):
+        return False
     try:
-        decode_crop(data, place, resize=True)
-    except BadImageError as refused:
-        return refused
-    except Exception as other:
-        error = other
-    return BadImageError(place, f"cannot read this image ({type(error).__name__}: {error})")
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
+        if (height, width) != (CROP_SIZE, CROP_SIZE) or colours not in ("YCbCr", "Gray"):
+            return False
+        simplejpeg.decode_jpeg(file, "RGB", buffer=out)
+    except Exception as error:
+        if reason := damage_of_jpeg(error, file):
+            raise _cannot_read(_written(place), UndecodableError(reason)) from None
+        return False  # Pillow judges
+    return True
+
+
+def _decode(data: bytes, place: str | Callable[[], str], check: Callable[[int, int], None] | None) -> Pixels:
+    try:
+        return decode_image(data, check)
+    except UndecodableError as error:
+        raise _cannot_read(_written(place), error) from None
+
+
+def _written(place: str | Callable[[], str]) -> str:
+    return place if isinstance(place, str) else place()
+
+
+def _cannot_read(place: str, error: UndecodableError) -> BadImageError:
+    return BadImageError(place, f"cannot read this image ({error})", *filter(None, [error.way_out]))
 
 
 def check_size(width: int, height: int, place: str) -> None:
@@ -172,28 +176,3 @@ def check_size(width: int, height: int, place: str) -> None:
             "Align the photos first, or ask for resizing with `resize: true` in that dataset's options"
             " (data.predict_resize for predict).",
         )
-
-
-def _decode_with_pil(data: bytes | memoryview, place: str, resize: bool) -> Crop:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                if not resize:
-                    check_size(*image.size, place)
-                rgb = image.convert("RGB")
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        # PIL names its own buffer where it would name a file: that says nothing to anybody.
-        reason = (
-            "the file is empty" if not len(data) else str(error).replace("<_io.BytesIO object", "").split(" at 0x")[0]
-        )
-        raise BadImageError(place, f"cannot read this image ({reason.strip()})") from None
-    if rgb.size != (CROP_SIZE, CROP_SIZE):
-        rgb = rgb.resize((CROP_SIZE, CROP_SIZE), Image.Resampling.BILINEAR)
-    return np.asarray(rgb)

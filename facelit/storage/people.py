@@ -1,11 +1,67 @@
-"""Lists of people: plain names, or LFW's `people.txt` with its folds."""
+"""People's names: lists of them (plain, or LFW's `people.txt` with its folds), and when two names are one person's."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from facelit.errors import FacelitError
+from facelit.storage.text import read_text
+
+_NUMBER = re.compile(r"[^\W\d_]{0,4}[\W_]*\d[\d\W_]*|m\.[0-9a-z_]+", re.ASCII | re.IGNORECASE)
+"""Names that are no person's: `0000045`, `n000002`, `id_17`, Freebase's `m.0b4x2_`."""
+_MOSTLY = 0.9
+"""So many names of a set have to be numbers for all to count as such."""
+
+
+def comparable(name: str) -> str:
+    """A name in the form in which names are compared, everywhere in facelit.
+
+    Two names are one person's if they differ in case, in spaces against underscores, or in how accents are stored: a Mac takes
+    é apart, others do not (Unicode's NFC and NFD).
+    """
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return re.sub(r"[\s_]+", "_", name.lower()).strip("_")
+
+
+def unmatched(names: Iterable[str], identities: Iterable[str]) -> list[str]:
+    """Those of the names that are nobody's among the identities, sorted; see `comparable`."""
+    known = set(map(comparable, identities))
+    return sorted(name for name in names if comparable(name) not in known)
+
+
+def why_incomparable(identities: Sequence[str], names: Sequence[str]) -> str:
+    """Why equal names cannot be expected although the people may be the same; empty where they can.
+
+    Args:
+        identities: Of a training set.
+        names: Of people in another set.
+    """
+    if not len(names):
+        return "it has no names"
+    if not len(identities):
+        return ""
+    for whose, ones in (("the training set's", identities), ("its", names)):
+        numbers = sum(1 for name in ones if _NUMBER.fullmatch(name))
+        if numbers >= _MOSTLY * len(ones):
+            return f"{whose} identities are numbers or codes ({ones[0]}), not people's names"
+    for whose, ones, others in (("the training set's", identities, names), ("its", names, identities)):
+        prefix = _common_prefix(ones)
+        if prefix and not any(comparable(other).startswith(comparable(prefix)) for other in others):
+            return f"{whose} names all start with {prefix!r}, the others do not"
+    return ""
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """What all names start with, up to a separator: `pins_`."""
+    if len(names) < 2:
+        return ""
+    found = re.match(r".*[\s_.-]", os.path.commonprefix(list(names)))
+    return found.group() if found else ""
 
 
 def read_people(
@@ -13,28 +69,23 @@ def read_people(
 ) -> frozenset[str]:
     """Names listed in a file.
 
-    Two forms are read. Plain: one name a line. LFW's: a line with the number of folds (left out where there is one),
-    then for each fold a line with its number of people and that many rows `name<TAB>images`.
+    Two forms are read. Plain: one name a line (a number is a name, too). LFW's: a line with the number of folds (left out where
+    there is one), then for each fold a line with its number of people and that many rows `name<TAB>images`; a file counts as
+    LFW's only if all of it has this form.
 
     Args:
-        path: The text file; LF or CRLF line ends.
+        path: The text file, UTF-8, with or without a byte order mark; LF or CRLF line ends.
         folds: Only the people of these folds, counted from 1.
         option: The option that named the file, for messages.
 
     Raises:
         FacelitError: The file is missing, empty or malformed, or does not have the folds asked for.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FacelitError(f"list of people not found: {path} (option {option}).")
-    try:
-        rows = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except UnicodeDecodeError:
-        raise FacelitError(f"{path}: this is not a text file; a list of people is (option {option}).") from None
+    rows = [line.strip() for line in read_text(path, "list of people", option).splitlines()]
     rows = [row for row in rows if row and not row.startswith("#")]
     if not rows:
         raise FacelitError(f"{path}: the list of people is empty (option {option}).")
-    by_fold = _people_by_fold(path, rows)
+    by_fold = _people_by_fold(Path(path), rows)
     if folds is None:
         return frozenset(name for fold in by_fold for name in fold)
     if not folds:
@@ -46,19 +97,29 @@ def read_people(
 
 
 def _people_by_fold(path: Path, rows: list[str]) -> list[list[str]]:
-    if not rows[0].isdigit():
-        return [[row.split("\t")[0] for row in rows]]
+    names = [row.split("\t")[0].strip() for row in rows]
+    if not rows[0].isdecimal() or all(map(str.isdecimal, rows)):  # CASIA's identities are numbers
+        return [names]
     # people.txt starts with the number of folds, peopleDevTrain.txt at once with its number of people.
-    has_fold_count = len(rows) > 1 and rows[1].isdigit()
+    has_fold_count = len(rows) > 1 and rows[1].isdecimal()
     position = int(has_fold_count)
     by_fold: list[list[str]] = []
     while position < len(rows):
-        if not rows[position].isdigit():
-            raise FacelitError(f"{path}: expected a fold's number of people, found {rows[position]!r}.")
+        if not rows[position].isdecimal():
+            raise _neither_form(path, f"expected a fold's number of people, found {rows[position]!r}")
         count = int(rows[position])
-        people = rows[position + 1 : position + 1 + count]
+        people = names[position + 1 : position + 1 + count]
         if len(people) < count:
-            raise FacelitError(f"{path}: fold {len(by_fold) + 1} promises {count} people and lists {len(people)}.")
-        by_fold.append([row.split("\t")[0] for row in people])
+            raise _neither_form(path, f"fold {len(by_fold) + 1} promises {count} people and lists {len(people)}")
+        by_fold.append(people)
         position += 1 + count
+    if has_fold_count and int(rows[0]) != len(by_fold):
+        raise _neither_form(path, f"promises {rows[0]} folds and has {len(by_fold)}")
     return by_fold
+
+
+def _neither_form(path: Path, what: str) -> FacelitError:
+    return FacelitError(
+        f"{path}: {what}. (It starts with a number, and so was read as LFW's people.txt. If the number is a name, put another name"
+        " first.)"
+    )

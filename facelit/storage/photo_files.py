@@ -7,12 +7,13 @@ browsers have written: everything that Pillow reads counts, and what looks like 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from PIL import Image, features
+
+from facelit.storage.walking import files_below
 
 _FORMATS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"), "JPEG"),
@@ -67,12 +68,9 @@ def is_photo(filename: str) -> bool:
     return not filename.startswith(".") and (suffix in _FORMATS or suffix in _CLOSED)
 
 
-def photo_files(root: Path) -> Iterator[Path]:
-    """All photos below `root`, sorted, folder by folder; hidden folders are left out."""
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for file in sorted(filter(is_photo, files)):
-            yield Path(folder, file)
+def photo_files(root: Path) -> list[Path]:
+    """All photos below `root`; see `facelit.storage.walking.files_below`."""
+    return files_below(root, is_photo)
 
 
 def why_unreadable(filename: str) -> str:

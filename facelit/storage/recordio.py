@@ -33,6 +33,7 @@ from facelit.storage.record_index import (
     read_index,
     walk_index,
 )
+from facelit.storage.text import read_text
 
 _WORTH_A_BAR = 1_000_000
 """Fewer labels than this are read without a progress bar."""
@@ -294,7 +295,7 @@ def _check_property(path: Path, values: npt.NDArray[np.int32]) -> None:
     """`property` says how many identities there are, or how many a classifier needs where labels have gaps."""
     if not path.is_file():
         return
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    text = read_text(path, "property file", "data.train", errors="replace").strip()
     count = text.split(",")[0].strip()
     if not count.isdecimal():
         raise FacelitError(f"{path}: `identities,height,width` is expected, found {text[:40]!r}. Mend or remove it.")

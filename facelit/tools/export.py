@@ -90,7 +90,7 @@ def _read_crops(folder: str | None) -> tuple[str, Any]:
         return "built-in faces", np.stack([draw_face(0, number // 2, number % 2) for number in range(_NUM_CROPS)])
     from facelit.storage.images import list_images, read_crop
 
-    paths = list(list_images(Path(folder)))
+    paths = list_images(Path(folder))
     if len(paths) < 2:
         raise FacelitError(f"{folder}: fewer than two .jpg, .png or .webp crops here (option crops).")
     places = np.linspace(0, len(paths) - 1, min(_NUM_CROPS, len(paths))).astype(int)

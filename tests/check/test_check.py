@@ -277,7 +277,7 @@ def test_bombs_and_errors_that_no_one_expects_are_unreadable(tmp_path: Path, mon
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("a decoder's own mistake")
 
-    monkeypatch.setattr(images, "decode_crop", fails)
+    monkeypatch.setattr(images.simplejpeg, "decode_jpeg_header", fails)
     monkeypatch.setattr(Image, "open", fails)
     scan = scan_images(open_store(root))
     assert not scan.is_readable.any()

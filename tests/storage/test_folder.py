@@ -13,7 +13,7 @@ from facelit.errors import FacelitError
 from facelit.storage import folder as folder_module
 from facelit.storage.folder import INDEX_NAME, FolderStore, index_folder
 
-OLD = time.time() - 1000
+OLD = round(time.time() - 1000)
 
 
 def make_tree(root: Path, counts: dict[str, int]) -> Path:
@@ -28,8 +28,9 @@ def make_tree(root: Path, counts: dict[str, int]) -> Path:
 def settle(root: Path) -> None:
     """Puts every folder's modification time well into the past, as it is in a set that nobody is writing to."""
     for folder in root.iterdir():
-        if folder.is_dir():
+        if folder.is_dir() and folder.stat().st_mtime != OLD:
             os.utime(folder, (OLD, OLD))
+    time.sleep(0.06)  # the change time cannot be put back
 
 
 def literal_listing(root: Path) -> list[tuple[str, str]]:
@@ -138,6 +139,34 @@ def test_a_folder_that_just_changed_is_not_relied_on(tmp_path: Path, listings: l
     assert listings == ["a"]
 
 
+@pytest.mark.parametrize("change", ["add", "remove"])
+def test_times_that_were_put_back_hide_nothing(tmp_path: Path, listings: list[str], change: str) -> None:
+    """As rsync -a, tar -x and cp -a leave them: a folder's modification time is the one it had elsewhere."""
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    FolderStore(root)
+    if change == "add":
+        (root / "a" / "new.jpg").write_bytes(b"x")
+    else:
+        (root / "a" / "000.jpg").unlink()
+    settle(root)
+    listings.clear()
+    assert listed(FolderStore(root)) == literal_listing(root)
+    assert "a" in listings
+
+
+def test_a_file_that_only_the_list_has(tmp_path: Path) -> None:
+    """The message names the list: there are disks on which no time of a folder ever changes."""
+    root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
+    store = FolderStore(root)
+    (root / "a" / "000.jpg").unlink()
+    with pytest.raises(
+        FacelitError, match=rf"000\.jpg: no such image file\. .*remove {root / INDEX_NAME}, and the folder is listed"
+    ):
+        store.encoded(0)
+    (root / INDEX_NAME).unlink()
+    assert listed(FolderStore(root)) == literal_listing(root)
+
+
 def test_a_read_only_folder_is_indexed_in_the_cache(
     tmp_path: Path, listings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,8 +273,8 @@ def test_the_newest_list_counts(tmp_path: Path, listings: list[str], monkeypatch
     FolderStore(root)
     os.utime(root / INDEX_NAME, (OLD, OLD))
     (root / "a" / "new.jpg").write_bytes(b"x")
-    settle(root)
     os.utime(root / "a", (OLD + 1, OLD + 1))
+    time.sleep(0.06)
     root.chmod(0o555)
     FolderStore(root)
     listings.clear()
@@ -258,14 +287,14 @@ def test_the_second_start_on_a_slow_disk_is_shared_out_too(tmp_path: Path, monke
     FolderStore(root)
     at_once, most = [0], [0]
 
-    def slow(path: bytes) -> int:
+    def slow(path: bytes) -> tuple[int, int]:
         at_once[0] += 1
         most[0] = max(most[0], at_once[0])
         time.sleep(0.01)
         at_once[0] -= 1
-        return os.stat(path).st_mtime_ns
+        return os.stat(path).st_mtime_ns, os.stat(path).st_ctime_ns
 
-    monkeypatch.setattr(folder_module, "_modified_ns", slow)
+    monkeypatch.setattr(folder_module, "_times_ns", slow)
     FolderStore(root)
     assert most[0] > 2
 

@@ -1,0 +1,45 @@
+"""The files below a folder, each once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from facelit.errors import FacelitError
+
+
+def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
+    """Files in any depth, folder by folder in the order of their names.
+
+    Hidden folders are left out. Links to folders are followed, but no folder is visited twice: a link to one above, or to one
+    that lies below `root` itself, adds nothing.
+
+    Args:
+        root: The folder; where there is none, nothing is below it.
+        is_wanted: Which file names count.
+
+    Raises:
+        FacelitError: A folder cannot be listed.
+    """
+    found: dict[Path, list[str]] = {}
+    seen: set[tuple[int, int]] = set()
+    waiting, links = [root] if root.is_dir() else [], []  # links wait until all real folders have been seen
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.pop()
+        try:
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                listed = list(entries)
+        except OSError as error:
+            raise FacelitError(f"{folder}: cannot list this folder ({error.strerror or error}).") from None
+        folders = [entry for entry in listed if entry.is_dir()]
+        names = {entry.name for entry in folders}
+        found[folder] = sorted(entry.name for entry in listed if entry.name not in names and is_wanted(entry.name))
+        for entry in folders:
+            if not entry.name.startswith("."):
+                (links if entry.is_symlink() else waiting).append(Path(entry.path))
+    return [folder / name for folder in sorted(found, key=lambda folder: folder.parts) for name in found[folder]]
