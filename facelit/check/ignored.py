@@ -65,8 +65,12 @@ class Ignored(NamedTuple):
         return ", ".join(parts)
 
 
-def find_ignored(root: Path) -> Ignored:
+def find_ignored(root: Path, identity_depth: int = 1) -> Ignored:
     """Walks a folder root/<identity>/<image> for anything that is not an image of an identity.
+
+    Args:
+        root: The folder.
+        identity_depth: See `FolderStore`.
 
     Raises:
         FacelitError: A folder cannot be listed.
@@ -74,6 +78,8 @@ def find_ignored(root: Path) -> Ignored:
     walk = _Walk(root)
     try:
         folders = walk.folder("")[0]
+        for _ in range(identity_depth - 1):
+            folders = [inner for folder in folders for inner in walk.group(folder)]
         with progress_bar(f"Looking for ignored files in {root}", len(folders), _WORTH_A_BAR) as show:
             for number, folder in enumerate(folders):
                 walk.identity(folder)
@@ -115,6 +121,14 @@ class _Walk:
             self._blob += os.fsencode(path)
             self._offsets.append(len(self._blob))
         return sorted(folders), num_images
+
+    def group(self, name: str) -> list[str]:
+        """The identities' folders, or further groups, in a folder above them; without any it counts as an empty identity."""
+        before = len(self._offsets)
+        folders = self.folder(name)[0]
+        self.empty += [] if folders else [name]
+        self.num_identities += not folders or before != len(self._offsets)
+        return folders
 
     def identity(self, name: str) -> None:
         before = len(self._offsets), len(self.subfolders), len(self.empty)
@@ -167,7 +181,7 @@ def why_empty(root: Path) -> str:
     except OSError as error:
         raise _cannot_list(root, error) from None
     if len(sets) > _SETS_NAMED:
-        return f"Images are one folder too deep, such as {sets[0][1]}."
+        return f"Images are one folder too deep, such as {sets[0][1]}. If that is how identities are grouped here: --identity_depth 2."
     if sets:
         return f"Did you mean {' or '.join(folder for folder, _ in sets)}?"
     ignored = find_ignored(root)

@@ -39,6 +39,8 @@ class IdentityFolder(IdentitySource):
             regard to case, spaces and underscores, and the way accents are stored; how many match nobody is printed.
         exclude_folds: Where `exclude_identities` has folds (LFW's `people.txt`), exclude only those, counted from 1.
         resize: Resize images of another size to 112x112 instead of refusing them.
+        identity_depth: How many folders lead to an identity's images, where they are plain files: 2 for
+            `root/F0001/MID1/<image>`, whose identity is called `F0001/MID1`. Packs and InsightFace sets list theirs.
 
     Raises:
         FacelitError: The folder is missing or damaged, has no or one identity, or has images directly in it.
@@ -51,6 +53,7 @@ class IdentityFolder(IdentitySource):
         exclude_identities: str | None = None,
         exclude_folds: list[int] | None = None,
         resize: bool = False,
+        identity_depth: int = 1,
     ) -> None:
         self.root = Path(root)
         self.resize = resize
@@ -62,7 +65,7 @@ class IdentityFolder(IdentitySource):
                 f"training folder not found: {self.root} (option data.train). Point --data.train at root/<identity>/<image>, or"
                 " try the built-in faces first: add --config configs/demo.yaml"
             )
-        self.store = open_store(self.root)
+        self.store = open_store(self.root, identity_depth)
         counts = np.bincount(self.store.labels, minlength=len(self.store.identities))
         kept = counts >= max(1, min_images_per_identity)
         if exclude_identities:

@@ -1,4 +1,4 @@
-"""Crops in `root/<identity>/<image>`, listed once.
+"""Crops in `root/<identity>/<image>`, or in identities of several folders (`root/<family>/<member>/<image>`), listed once.
 
 The list is kept as an Arrow file of one row per identity (name, times of its folder, names of its images),
 beside the data or, where that is read-only, in the user's cache folder. It is memory-mapped: processes share it. A folder
@@ -86,16 +86,20 @@ class FolderStore(CropStore):
 
     Args:
         root: The folder.
+        identity_depth: How many folders lead to an identity's images: 1 for `root/<identity>/<image>`; 2 for
+            `root/F0001/MID1/<image>`, whose identity is called `F0001/MID1`.
 
     Raises:
-        FacelitError: The folder is missing, or has images directly in it.
+        FacelitError: The folder is missing, has images above the identities' folders, or the depth is below 1.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self._set_up(Path(root), *index_folder(Path(root)))
+    def __init__(self, root: str | os.PathLike[str], identity_depth: int = 1) -> None:
+        if identity_depth < 1:
+            raise FacelitError(f"option identity_depth: at least 1 folder leads to an image, not {identity_depth}.")
+        self._set_up(Path(root), identity_depth, *index_folder(Path(root), identity_depth))
 
-    def _set_up(self, root: Path, index: FolderIndex, kept: Path | None) -> None:
-        self.path, self._index, self._kept = root, index, kept
+    def _set_up(self, root: Path, depth: int, index: FolderIndex, kept: Path | None) -> None:
+        self.path, self.identity_depth, self._index, self._kept = root, depth, index, kept
         counts = np.diff(self._index.starts)
         filled = np.flatnonzero(counts)
         names = self._index.identities
@@ -103,8 +107,8 @@ class FolderStore(CropStore):
         self.identities: Sequence[str] = names if all_filled else Names.of(names[row] for row in filled.tolist())
         self.labels = np.repeat(np.arange(len(filled), dtype=np.int32), counts[filled])
 
-    def __reduce__(self) -> tuple[Callable[..., FolderStore], tuple[Path, Path | None, str]]:
-        return _reopen, (self.path, self._kept, self.fingerprint())
+    def __reduce__(self) -> tuple[Callable[..., FolderStore], tuple[Path, int, Path | None, str]]:
+        return _reopen, (self.path, self.identity_depth, self._kept, self.fingerprint())
 
     def encoded(self, row: int) -> bytes:
         """The bytes of the file."""
@@ -140,41 +144,42 @@ class FolderStore(CropStore):
         return digest.hexdigest()
 
 
-def _reopen(root: Path, kept: Path | None, fingerprint: str) -> FolderStore:
+def _reopen(root: Path, depth: int, kept: Path | None, fingerprint: str) -> FolderStore:
     """The store as another process listed it, not as the folder is by now."""
     store = FolderStore.__new__(FolderStore)
     try:
         if kept is None:
             raise OSError
-        store._set_up(root, _read_index(kept), kept)
+        store._set_up(root, depth, _read_index(kept, depth), kept)
     except _UNREADABLE:
-        store = FolderStore(root)
+        store = FolderStore(root, depth)
     if store.fingerprint() != fingerprint:
         raise FacelitError(f"{root}: its list of images has changed since this program listed it. Start it again.")
     return store
 
 
-def index_folder(root: Path) -> tuple[FolderIndex, Path | None]:
+def index_folder(root: Path, identity_depth: int = 1) -> tuple[FolderIndex, Path | None]:
     """Lists a folder of identities, or takes what is still true from the list that was kept of it.
 
     Args:
         root: `root/<identity>/<image>`.
+        identity_depth: See `FolderStore`.
 
     Returns:
         The list, and the file that it is kept in; None where it cannot be kept.
 
     Raises:
-        FacelitError: The folder is missing, cannot be read, or has images directly in it.
+        FacelitError: The folder is missing, cannot be read, or has images above the identities' folders.
     """
-    folders = _subfolders(root)
-    known, kept = _read_kept(root)
+    folders = _identity_folders(root, identity_depth)
+    known, kept = _read_kept(root, identity_depth)
     rows = np.full(len(folders), -1) if known is None else _rows_of(folders, known, root)
     if known is not None and (rows >= 0).all() and len(rows) == len(known.identities):
         return known, kept
     listed_at = time.time_ns()
     stale = [folder for folder, row in zip(folders, rows.tolist(), strict=True) if row < 0]
     listed = dict(zip(stale, _for_each(stale, _list_folder, root, "Listing"), strict=True))
-    return _keep(_merge(folders, rows, known, listed, listed_at), root)
+    return _keep(_merge(folders, rows, known, listed, listed_at), root, identity_depth)
 
 
 class _Listed(NamedTuple):
@@ -209,7 +214,20 @@ def _take(known: FolderIndex, row: int) -> _Listed:
     return _Listed(int(known.modified_ns[row]), int(known.changed_ns[row]), blob, np.diff(offsets))
 
 
-def _subfolders(root: Path) -> list[bytes]:
+def _identity_folders(root: Path, depth: int) -> list[bytes]:
+    """Paths of the identities' folders below `root`, sorted."""
+    folders = _subfolders(root)
+    for _ in range(depth - 1):
+        base = os.fsencode(root)
+        folders = [
+            os.path.join(folder, name)
+            for folder in folders
+            for name in _subfolders(Path(os.fsdecode(os.path.join(base, folder))), is_root=False)
+        ]
+    return sorted(folders)
+
+
+def _subfolders(root: Path, is_root: bool = True) -> list[bytes]:
     if not root.is_dir():
         what = f"{root} is a file, and no folder" if root.is_file() else f"folder not found: {root}"
         raise FacelitError(
@@ -227,6 +245,11 @@ def _subfolders(root: Path) -> list[bytes]:
                     loose.append(os.fsdecode(entry.name))
     except OSError as error:
         raise FacelitError(f"{root}: cannot list this folder ({error.strerror}).") from None
+    if loose and not is_root:
+        raise FacelitError(
+            f"{root}: {len(loose)} image(s) are directly in this folder ({', '.join(sorted(loose)[:3])}...), above the identities'"
+            " (option identity_depth). Move them into an identity's subfolder, or out of the set."
+        )
     if loose:
         raise FacelitError(
             f"{root}: {len(loose)} image(s) are directly in the training folder ({', '.join(sorted(loose)[:3])}...)."
@@ -325,49 +348,51 @@ def _view(batch: pa.RecordBatch) -> FolderIndex:
     return FolderIndex(names_of(batch.column("identity")), modified, changed, starts, names_of(images.values))
 
 
-def _places(root: Path) -> list[Path]:
+def _places(root: Path, depth: int) -> list[Path]:
     """Where the list of a folder may be kept: beside the data, or in the user's cache folder."""
-    places = [root / INDEX_NAME]
+    deeper = f"-{depth}" if depth > 1 else ""
+    places = [root / INDEX_NAME.replace(".arrow", f"{deeper}.arrow")]
     with suppress(RuntimeError):  # a user without a home has no cache
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         digest = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=12).hexdigest()
-        places.append(caches / "facelit" / f"index-{digest}.arrow")
+        places.append(caches / "facelit" / f"index-{digest}{deeper}.arrow")
     return places
 
 
-def _read_kept(root: Path) -> tuple[FolderIndex | None, Path | None]:
+def _read_kept(root: Path, depth: int) -> tuple[FolderIndex | None, Path | None]:
     """The newest list that was kept of a folder, if there is one, and where."""
     found: list[tuple[int, Path]] = []
-    for path in _places(root):
+    for path in _places(root, depth):
         with suppress(OSError):
             found.append((path.stat().st_mtime_ns, path))
     for _, path in sorted(found, reverse=True):
         with suppress(*_UNREADABLE):  # another version's, or damaged: the folder is listed again
-            return _read_index(path), path
+            return _read_index(path, depth), path
     return None, None
 
 
-def _read_index(path: Path) -> FolderIndex:
+def _read_index(path: Path, depth: int) -> FolderIndex:
     reader, _ = open_mapped(path)
     if (reader.schema.metadata or {}).get(b"facelit-index") != _VERSION or reader.num_record_batches != 1:
         raise ValueError("not an index of this version")
     batch = reader.get_batch(0)
     batch.validate(full=True)  # the file may come from a stranger, with the data
     index = _view(batch)
-    if (index.images.blob == ord("/")).any() or (index.identities.blob == ord("/")).any():
+    slashes = np.concatenate([[0], np.cumsum(index.identities.blob == ord("/"))])[index.identities.offsets]
+    if (index.images.blob == ord("/")).any() or (np.diff(slashes) != depth - 1).any():
         raise ValueError("a file name that leads elsewhere")
     return index
 
 
-def _keep(batch: pa.RecordBatch, root: Path) -> tuple[FolderIndex, Path | None]:
+def _keep(batch: pa.RecordBatch, root: Path, depth: int) -> tuple[FolderIndex, Path | None]:
     """Writes the list and maps it; where nothing can be written it stays in memory, and is made anew next time."""
     # A folder without any write permission is meant to stay as it is, even where this user (root) could write.
     may_write = bool(root.stat().st_mode & 0o222)
-    for path in _places(root)[0 if may_write else 1 :]:
+    for path in _places(root, depth)[0 if may_write else 1 :]:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             schema = batch.schema.with_metadata({b"facelit-index": _VERSION})
             with replacing(path) as temporary, new_file(temporary, schema) as writer:
                 writer.write_batch(batch)
-            return _read_index(path), path
+            return _read_index(path, depth), path
     return _view(batch), None

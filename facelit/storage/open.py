@@ -11,12 +11,14 @@ from facelit.storage.folder import FolderStore
 from facelit.storage.packed import MANIFEST, PackedStore
 
 
-def open_store(path: str | os.PathLike[str]) -> CropStore:
+def open_store(path: str | os.PathLike[str], identity_depth: int = 1) -> CropStore:
     """Opens a training set, whatever it is kept in.
 
     Args:
         path: `root/<identity>/<image>`; or a folder that `facelit pack` wrote; or an InsightFace set (a folder with
             `train.rec` and `train.idx`).
+        identity_depth: How many folders lead to an identity's images, where they are plain files; the others list their
+            identities themselves. See `FolderStore`.
 
     Raises:
         FacelitError: There is no such folder, or it is damaged.
@@ -29,6 +31,6 @@ def open_store(path: str | os.PathLike[str]) -> CropStore:
             from facelit.storage.recordio import RecordStore
 
             return RecordStore(path)
-        return FolderStore(path)
+        return FolderStore(path, identity_depth)
     except OSError as error:  # a folder that may not be looked into
         raise FacelitError(f"{error.filename or path}: cannot be read ({error.strerror or error}).") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -60,7 +59,9 @@ def _common_prefix(names: Sequence[str]) -> str:
     """What all names start with, up to a separator: `pins_`."""
     if len(names) < 2:
         return ""
-    found = re.match(r".*[\s_.-]", os.path.commonprefix(list(names)))
+    first, last = min(names), max(names)  # in order, what these two share all share
+    shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    found = re.match(r".*[\s_.-]", first[:shared])
     return found.group() if found else ""
 
 

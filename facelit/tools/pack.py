@@ -26,6 +26,7 @@ def pack(
     on_bad_image: Literal["error", "skip"] = "error",
     any_size: bool = False,
     images_per_shard: int | None = None,
+    identity_depth: int = 1,
     jobs: int | None = None,
 ) -> int:
     """Turns a training set into a few large files.
@@ -41,9 +42,10 @@ def pack(
             MXNet. bin: the pairs of a verification set, like InsightFace's lfw.bin.
         pairs: For --format bin: the pairs file, in LFW's format.
         on_bad_image: error: stop at an image that cannot be read. skip: leave it out, and list it in DST/skipped.tsv.
-        any_size: Accept images of sizes other than 112x112 (training then needs `resize: true`).
-        images_per_shard: The number of images in a file; by default 65,536, or fewer so that every process has one to write.
-        jobs: The number of processes; by default one per core.
+        any_size: Let images of other sizes than 112x112 in (training then needs `resize: true`).
+        images_per_shard: Images in a file; 65,536 where not given, or fewer so that every process has one to write.
+        identity_depth: How many folders lead to an identity's images in SRC: 2 for SRC/F0001/MID1/<image>, identity F0001/MID1.
+        jobs: Number of processes; one per core where not given.
 
     Returns:
         0, or 1 if --verify found a difference.
@@ -61,14 +63,14 @@ def pack(
             " arrow format only."
         )
     if verify:
-        return _verify(src, dst, jobs)
+        return _verify(src, dst, jobs, identity_depth)
     if dst is None:
         raise FacelitError("DST is missing: facelit pack SRC DST")
     if format == "bin":
         return _write_bin(src, pairs, Path(dst))
     if pairs is not None:
-        raise FacelitError("--pairs is for --format bin only.")
-    source = open_store(src)
+        raise FacelitError("--pairs goes with --format bin only.")
+    source = open_store(src, identity_depth)
     if format == "recordio":
         return _write_recordio(source, Path(dst))
     was_complete = Path(dst, MANIFEST).is_file() and Manifest.read(Path(dst)).complete
@@ -88,12 +90,13 @@ pack.examples = [  # type: ignore[attr-defined]  # likewise
     "datasets/vggface2/train datasets/vggface2-packed",
     "datasets/vggface2/train datasets/vggface2-packed --verify",
     "datasets/faces_emore datasets/ms1mv2-packed --on_bad_image skip",
+    "datasets/fiw datasets/fiw-packed --identity_depth 2",
     "datasets/lfw/aligned_112 lfw.bin --format bin --pairs datasets/lfw/pairs.txt",
 ]
 
 
-def _verify(src: str, dst: str | None, jobs: int) -> int:
-    source = None if dst is None else open_store(src)
+def _verify(src: str, dst: str | None, jobs: int, identity_depth: int) -> int:
+    source = None if dst is None else open_store(src, identity_depth)
     packed = open_store(dst or src)
     if not isinstance(packed, PackedStore):
         raise FacelitError(f"{packed.path}: not a folder that `facelit pack` wrote.")

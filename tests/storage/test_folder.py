@@ -316,6 +316,60 @@ def test_a_root_that_is_no_utf_8(tmp_path: Path) -> None:
     assert (root / INDEX_NAME).is_file()
 
 
+def two_levels(root: Path) -> Path:
+    make_tree(root / "F1", {"MID2": 1, "MID10": 2})
+    make_tree(root / "F.1", {"MID1": 1})
+    make_tree(root / "F2", {"empty": 0})
+    settle(root)
+    return root
+
+
+def test_identities_of_two_folders(tmp_path: Path, listings: list[str]) -> None:
+    root = two_levels(tmp_path / "fiw")
+    store = FolderStore(root, identity_depth=2)
+    # By the plainest code; bytes sort as "." < "/".
+    files = sorted((path.relative_to(root) for path in root.glob("*/*/*.jpg")), key=lambda p: str(p.parent))
+    assert [store.name(row) for row in range(len(store))] == list(map(str, files))
+    assert store.identities == ["F.1/MID1", "F1/MID10", "F1/MID2"]
+    assert store.labels.tolist() == [0, 1, 1, 2]
+    assert store.encoded(3) == b"MID20"
+    assert store.place(3) == str(root / "F1" / "MID2" / "000.jpg")
+    listings.clear()
+    assert listed_names(FolderStore(root, 2)) == listed_names(store)
+    assert listings == []
+    (root / "F1" / "MID2" / "new.jpg").write_bytes(b"x")
+    make_tree(root / "F2", {"MID1": 1})
+    listings.clear()
+    assert "F1/MID2/new.jpg" in listed_names(FolderStore(root, 2))
+    assert sorted(listings) == ["MID1", "MID2"]
+
+
+def listed_names(store: FolderStore) -> list[str]:
+    return [store.name(row) for row in range(len(store))]
+
+
+def test_the_kept_list_of_one_depth_is_not_another_s(tmp_path: Path) -> None:
+    root = two_levels(tmp_path / "fiw")
+    assert len(FolderStore(root, 2)) == 4
+    assert len(FolderStore(root)) == 0
+    deep, flat = root / ".facelit-index-2.arrow", root / INDEX_NAME
+    flat.write_bytes(deep.read_bytes())
+    assert len(FolderStore(root)) == 0
+    deep.write_bytes(flat.read_bytes())
+    assert len(FolderStore(root, 2)) == 4
+    again = pickle.loads(pickle.dumps(FolderStore(root, 2)))
+    assert listed_names(again) == listed_names(FolderStore(root, 2))
+
+
+def test_images_above_the_identities_are_told(tmp_path: Path) -> None:
+    root = two_levels(tmp_path / "fiw")
+    (root / "F1" / "family.jpg").write_bytes(b"x")
+    with pytest.raises(FacelitError, match=r"fiw/F1: 1 image\(s\).*family\.jpg.*identity_depth"):
+        FolderStore(root, 2)
+    with pytest.raises(FacelitError, match="option identity_depth: at least 1"):
+        FolderStore(root, 0)
+
+
 def test_slips(tmp_path: Path) -> None:
     with pytest.raises(FacelitError, match="folder not found"):
         FolderStore(tmp_path / "absent")

@@ -145,10 +145,10 @@ def test_tabs_between_names_with_spaces(tmp_path: Path) -> None:
         (("Ann Lee", 1), ("Bo B. Ray", 3)),
     ]
     pairs.write_text("1 1\nAnn Lee 1 2\nAnn Lee 1 Bo 3\n")
-    with pytest.raises(FacelitError, match="line 2: .*genuine.*spaces in it, separate the fields by tabs"):
+    with pytest.raises(FacelitError, match=r"line 2: .*genuine.*spaces in it, separate the fields by tabs"):
         read_pairs(pairs)
     pairs.write_text("1 1\nAnn \u00b2 2\nAnn 1 Bo 3\n")  # a superscript is a digit, and no number
-    with pytest.raises(FacelitError, match="line 2: .*genuine"):
+    with pytest.raises(FacelitError, match=r"line 2: .*genuine"):
         read_pairs(pairs)
 
 
