@@ -153,7 +153,7 @@ WRONG_OPTIONS = [
     (["--model.head.alfa", "0.3"], ["alfa", "alpha"]),
     (["--model.head", "CentreLossHead"], ["model.head", "CentreLossHead", "CenterLossHead", "TripletHead"]),
     (["--model.backbone", "facelit.backbones.VGG61"], ["VGG61", "VGG16", "TorchvisionBackbone"]),
-    (["--model.head", "facelit.backbones.VGG16"], ["model.head", "VGG16", "no Head"]),
+    (["--model.head", "facelit.backbones.VGG16"], ["model.head", "VGG16", "not a Head"]),
     (["--model.optimizer", "Adagrat"], ["Adagrat", "Adagrad"]),
     (["--data.batch_size", "many"], ["data.batch_size", "int", "many"]),
     (["--data.batch_size", "1000"], ["batch_size", "48 images"]),

@@ -86,7 +86,7 @@ def test_json(trained: TrainedRun, calibrated: Path, capsys: pytest.CaptureFixtu
         (["ONE", "ONE", "--aligned", "--show", "pair.jpg"], "must end with .png"),
         (["ONE", "ONE", "--aligned", "--show", "no/such/pair.png"], "there is no folder no/such"),
         (["ONE"], "SECOND is missing"),
-        (["ONE", "ONE", "--at", "far"], "--at far"),
+        (["ONE", "ONE", "--at", "far"], "no threshold far"),
     ],
 )
 def test_slips_are_status_2_and_one_line(

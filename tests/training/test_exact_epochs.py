@@ -54,7 +54,8 @@ def loader_of(
 ) -> Iterable[TrainBatch]:
     data = FaceDataModule(train=OneEach(num_images), batch_size=batch_size, num_workers=num_workers, seed=seed)
     epoch = SimpleNamespace(current=SimpleNamespace(ready=0, started=0, processed=0), increment_processed=lambda: None)
-    epoch_loop = SimpleNamespace(_batches_that_stepped=0)
+    batches = SimpleNamespace(current=SimpleNamespace(ready=0))
+    epoch_loop = SimpleNamespace(_batches_that_stepped=0, batch_progress=batches)
     fit_loop = SimpleNamespace(restarting=False, epoch_progress=epoch, epoch_loop=epoch_loop)
     data.trainer = SimpleNamespace(world_size=world_size, global_rank=rank, overfit_batches=0, fit_loop=fit_loop)
     return data.train_dataloader()
