@@ -179,8 +179,10 @@ def begin_with_validation(loops: dict[str, Any]) -> None:
 
 def validation_pending(trainer: Trainer) -> bool:
     """Whether `begin_with_validation` has changed what the trainer was resumed from, and the validation is still to come."""
+    if not trainer.fit_loop.restarting:
+        return False
     batches = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total
-    return bool(trainer.fit_loop.restarting and batches.started > batches.processed)
+    return bool(batches.started > batches.processed)
 
 
 def forget_validation(trainer: Trainer) -> None:
