@@ -140,9 +140,7 @@ def raw_pixel_scores(crops: Path, halves: Sequence[Sequence[Pair]]) -> Scores:
 def _direction(images: PairImages, key: ImageKey) -> npt.NDArray[np.float64]:
     path = images.find(key)
     if path is None:
-        raise FacelitError(
-            f"{images.root}: photo {key[1]} of {key[0]}, named in the pairs, is missing (option --lfw)."
-        )
+        raise FacelitError(f"{images.root}: photo {key[1]} of {key[0]}, named in the pairs, is missing (option --lfw).")
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("L"), np.float64).ravel()
     pixels = pixels - pixels.mean()
