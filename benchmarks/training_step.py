@@ -306,7 +306,7 @@ def as_json(row: Row, peak: MatrixRate) -> dict[str, Any]:
 
 
 def make_settings(arguments: argparse.Namespace) -> list[Setting]:
-    """All combinations; one row for triplets, whatever the identities."""
+    """All combinations, with a single row for triplets."""
     return [
         Setting(
             backbone,
