@@ -1,10 +1,10 @@
-"""Finding faces on 1,000 photos of LFW: what candidate detectors find, how far their landmarks are off, and how fast they are.
+"""Face detection in 1,000 photos of LFW: how many faces the detectors find, their landmark errors and their speed.
 
---root has `raw_250/<name>/<photo>.jpg`, `raw_250_landmarks.tsv` (landmarks that another program of the MTCNN family found on
+--root has `raw_250/<name>/<photo>.jpg`, `raw_250_landmarks.tsv` (landmarks that another program of the MTCNN family found in
 them) and `aligned_112/<name>/<photo>.jpg` (the crops it made). A face's error is the mean distance of its five landmarks from
 the reference's, in pixels of the 250x250 photo; a crop's, the mean absolute difference from the reference's (JPEG) crop, 0 to 255.
-Packages are used as they come, one photo at a time; one that is not installed is left out. In the end the whole work is timed, from
-files to files: a plain loop around mtcnn-runtime, and `facelit align`, in turns.
+Packages run with their defaults, one photo at a time; those not installed are skipped. Finally the whole job is timed, from files
+to files, alternating between a plain loop around mtcnn-runtime and `facelit align`.
 
     python benchmarks/align.py [--root FOLDER] [--photos 1000] [--jobs 2] [--repeats 3] [--yunet FILE] [--scrfd FILE] [--json FILE]
 """
@@ -40,11 +40,11 @@ Detect = Callable[[Photo], Faces]
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 RULES: tuple[Which, ...] = ("largest", "central")
 FAR_OFF = 10.0
-"""Pixels; a face that is further from the reference's is another face."""
+"""A face further from the reference's than this, in pixels, is another face."""
 
 
 class Reference(NamedTuple):
-    """What is compared with."""
+    """The photos, landmarks and crops to compare with."""
 
     photos: dict[str, Photo]
     landmarks: dict[str, npt.NDArray[np.float32]]
@@ -102,7 +102,7 @@ DETECTORS: dict[str, Callable[[], Detect]] = {
 
 
 def measure(detect: Detect, reference: Reference) -> dict[str, Any]:
-    """Finds the faces of all photos, and compares the face that each rule takes."""
+    """Finds the faces in all photos, and compares the face that each rule chooses."""
     start = perf_counter()
     found = {name: detect(photo) for name, photo in reference.photos.items()}
     seconds = perf_counter() - start
@@ -117,7 +117,7 @@ def measure(detect: Detect, reference: Reference) -> dict[str, Any]:
 
 
 def errors(found: dict[str, Faces], rule: Which, reference: Reference) -> dict[str, float]:
-    """How far the faces that a rule takes are from the reference's."""
+    """The errors of the faces that a rule chooses."""
     pixels, levels, offsets = [], [], []
     for name, faces in found.items():
         photo = reference.photos[name]
@@ -141,7 +141,7 @@ def errors(found: dict[str, Faces], rule: Which, reference: Reference) -> dict[s
 
 
 def errors_at_the_edge(detect: Detect, reference: Reference) -> dict[str, float]:
-    """Every fifth photo without what is further left than 12 pixels beside the left eye: faces that reach beyond the photo."""
+    """The errors on every fifth photo, cut off 12 pixels left of the left eye, so that the face extends beyond the photo."""
     pixels, count = [], 0
     for name in list(reference.photos)[::5]:
         landmarks = reference.landmarks[name]
@@ -159,7 +159,7 @@ def errors_at_the_edge(detect: Detect, reference: Reference) -> dict[str, float]
 
 
 def warp_alone(reference: Reference) -> float:
-    """The crops' difference where the landmarks are the reference's own: what JPEG alone does."""
+    """The crops' difference given the reference's landmarks: the effect of JPEG alone."""
     crops = {
         name: warp(photo, estimate_similarity(reference.landmarks[name])) for name, photo in reference.photos.items()
     }
@@ -167,7 +167,7 @@ def warp_alone(reference: Reference) -> float:
 
 
 def plain_loop(source: Path, names: list[str], target: Path) -> None:
-    """Files to files, as the package's README does it."""
+    """Files to files, following the package's README."""
     cv2, detector = import_module("cv2"), import_module("mtcnnruntime").MTCNN()
     for name in names:
         image = cv2.imread(str(source / name))
@@ -186,7 +186,7 @@ def facelit_align(source: Path, target: Path, jobs: int, min_face: int) -> None:
 
 
 def time_whole(root: Path, names: list[str], jobs: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of the whole work, in turns."""
+    """Seconds of the whole job, alternating between the methods."""
     with temporary_folder() as folder:
         source = folder / "photos"
         for name in names:
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("datasets/lfw"))
     parser.add_argument("--photos", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3, help="of the whole work; 0 leaves it out")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of the whole job; 0 skips it")
     parser.add_argument("--yunet", type=Path, help="YuNet's ONNX file, to measure it too")
     parser.add_argument("--scrfd", type=Path, help="SCRFD's ONNX file, likewise")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -238,7 +238,7 @@ def main() -> None:
         try:
             detect = make()
         except ImportError as error:
-            print(f"{name}: left out ({error})\n")
+            print(f"{name}: skipped ({error})\n")
             continue
         figures[name] = measure(detect, reference)
     report(figures, exact := warp_alone(reference))
@@ -258,7 +258,7 @@ def main() -> None:
 
 
 def report(figures: dict[str, dict[str, Any]], exact: float) -> None:
-    """What was found, by detector and rule."""
+    """Prints the figures by detector and rule."""
     rows = [
         [
             name,
@@ -286,7 +286,7 @@ def report(figures: dict[str, dict[str, Any]], exact: float) -> None:
         "photos/s, detector alone",
     ]
     print_table(columns, rows)
-    print("\nFaces that are cut off by the photo's left edge:\n")
+    print("\nFaces cut off by the photo's left edge:\n")
     edges = [
         [
             name,
@@ -301,7 +301,7 @@ def report(figures: dict[str, dict[str, Any]], exact: float) -> None:
 
 
 def report_whole(seconds: dict[str, list[float]], photos: int) -> None:
-    """The fastest of each way's runs, against the fastest of the first way's."""
+    """Prints the fastest run of each method, against the fastest of the first."""
     base = min(next(iter(seconds.values())))
     rows = [
         [name, f"{photos / min(times):.1f}", f"{base / min(times):.1f} x", f"{min(times):.1f} to {max(times):.1f} s"]

@@ -1,8 +1,8 @@
-"""What augmentation costs a training crop: facelit's on whole batches, against torchvision's transforms on one image after the other.
+"""The cost of augmentation per crop: facelit's on whole batches, against torchvision's transforms on one image at a time.
 
-All take a batch of uint8 crops and give a float32 batch in [-1, 1] on the device. facelit draws its random numbers, normalises and
+All turn a batch of uint8 crops into a float32 batch in [-1, 1] on the device. facelit draws its random numbers, normalises and
 changes the whole batch there. The baselines run `torchvision.transforms.v2` on each image, as a Dataset's `transform` does, from PIL
-images or from uint8 tensors, then stack and copy to the device. "flip" is a horizontal flip of every second crop; "all" is flip,
+images or from uint8 tensors, then stack and copy to the device. "flip" is a horizontal flip of half of the crops; "all" is flip,
 rotation with scale and shift, random crop, low resolution, blur, brightness, contrast and saturation, grey, and erasing, with the
 same probabilities and strengths in both (the two libraries' definitions differ in detail).
 
@@ -38,7 +38,7 @@ SETTINGS = {
 
 
 def facelit_batches(crops: Tensor, device: torch.device, options: dict[str, float]) -> Callable[[], Tensor]:
-    """The training run's way."""
+    """Augments as a training run does."""
     augmentation = Augmentation(**options)
     numbers = np.arange(len(crops))
 
@@ -52,12 +52,12 @@ def facelit_batches(crops: Tensor, device: torch.device, options: dict[str, floa
 def torchvision_batches(
     images: Sequence[Any], device: torch.device, transform: Callable[[Any], Tensor]
 ) -> Callable[[], Tensor]:
-    """What everybody writes first."""
+    """Augments one image at a time, as most first programs do."""
     return lambda: torch.stack([transform(image) for image in images]).to(device, non_blocking=True)
 
 
 def make_transform(name: str, side: int = 112) -> v2.Compose:
-    """The transforms of torchvision for one of `SETTINGS`."""
+    """The torchvision transforms for one of `SETTINGS`."""
     steps: list[Callable[[Any], Any]] = [v2.RandomHorizontalFlip(0.5)]
     if name == "all":
         o = SETTINGS["all"]
@@ -77,7 +77,7 @@ def make_transform(name: str, side: int = 112) -> v2.Compose:
 
 
 def make_calls(crops: Tensor, device: torch.device, name: str) -> dict[str, Callable[[], Tensor]]:
-    """What is timed, by name, each waiting for its result."""
+    """The functions to time, by name, each waiting for its result."""
     arrays = crops.permute(0, 2, 3, 1).numpy()
     transform = make_transform(name, crops.shape[-1])
     calls = {
@@ -89,7 +89,7 @@ def make_calls(crops: Tensor, device: torch.device, name: str) -> dict[str, Call
 
 
 def finished(call: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """The same, done when it returns."""
+    """The same call, waiting until the device has finished."""
 
     def run() -> Tensor:
         batch = call()
@@ -101,7 +101,7 @@ def finished(call: Callable[[], Tensor], device: torch.device) -> Callable[[], T
 
 
 def table_rows(name: str, timings: dict[str, Timing], batch: int) -> list[list[str]]:
-    """Time of an image, and the ratio to facelit's."""
+    """The time per image, and its ratio to facelit's."""
     rows = []
     for method, timing in timings.items():
         low, median, high = (1e6 * q / batch for q in (timing.first_quartile, timing.median, timing.third_quartile))
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads for torch; a loader's workers have one each"
     )
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the batch is wanted")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where the batch is needed")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     if arguments.repeats < 2:

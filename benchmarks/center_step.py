@@ -1,8 +1,8 @@
-"""What one step of center loss costs on the CPU, by the number of identities.
+"""The cost of one step of center loss on the CPU, by the number of identities.
 
-A step is forward and backward of CenterLoss and a step of CenterSGD (the softmax is left out: its cost is
-linear in the identities by nature). The dense baseline does the same with a batch x identities distance
-matrix and an update of every center.
+A step is forward and backward of CenterLoss and a step of CenterSGD (without the softmax, whose cost is inherently
+linear in the identities). The dense baseline does the same with a batch x identities distance matrix and an update of
+every center.
 
     python benchmarks/center_step.py [--threads N] [--json FILE]
 """
@@ -26,7 +26,7 @@ from harness.process_memory import available_bytes
 IDENTITIES = (8_631, 85_742, 1_000_000)  # VGGFace2, MS1MV2, a million
 BATCH, DIM, ALPHA = 256, 512, 0.5
 FEW = 3  # dense steps at the largest size, which take many seconds
-DENSE_LIMIT = 0.75  # of the memory that can be had
+DENSE_LIMIT = 0.75  # of the available memory
 
 Step = Callable[[Tensor, Tensor], None]
 
@@ -71,7 +71,7 @@ def time_step(step: Step, identities: int) -> float:
 
 
 def measure(make: Callable[[int], Step], repeats: int) -> dict[int, list[float]]:
-    """Seconds of each step by number of identities; the sizes take turns, to see the same machine."""
+    """Seconds of each step by number of identities, alternating between the sizes so that all see the same machine."""
     limit = DENSE_LIMIT * available_bytes() / 1e9
     sizes = [c for c in IDENTITIES if make is sparse_step or dense_gigabytes(c) <= limit]
     steps = {identities: make(identities) for identities in sizes}
@@ -102,7 +102,7 @@ def report(name: str, seconds: dict[int, list[float]], baseline: float) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=300, help="steps for each size; dense: a 30th")
+    parser.add_argument("--repeats", type=int, default=300, help="steps for each size; a 30th for dense")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads for torch")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -124,7 +124,7 @@ def main() -> None:
             print(f"dense / facelit at {identities:,} identities: {ratio:.0f} x")
         else:
             gigabytes = dense_gigabytes(identities)
-            print(f"dense at {identities:,} identities: left out, needs about {gigabytes:.0f} GB")
+            print(f"dense at {identities:,} identities: skipped, needs about {gigabytes:.0f} GB")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 

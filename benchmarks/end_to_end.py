@@ -1,18 +1,18 @@
-"""What `fit` costs beside the training step itself, from packed crops to moved weights.
+"""The overhead of `fit` over the training step itself, from packed crops to updated weights.
 
-Three loops over the same loader, network, head, optimizers and clipping take turns, each built anew in each turn:
+Three loops over the same loader, network, head, optimizers and clipping alternate, each rebuilt every time:
 
 - bare: a `for` loop that logs nothing;
-- Lightning, all off: a `Trainer` without logger, checkpoints and progress bar (facelit's own callbacks stay);
+- Lightning, all off: a `Trainer` without logger, checkpoints and progress bar (but with facelit's own callbacks);
 - fit: `python main.py fit` as a configuration sets it up: TensorBoard, checkpoints, progress bar (drawn as on a terminal), a log
   every 50 steps.
 
-After some warm-up a number of steps is timed as a whole. `overhead` is what a step takes longer than the bare loop's in the same
-turn, in ms and in %; `median step` is the step in the middle, which logging steps and hiccups do not touch. The second table
-has a network so small that the overhead, which does not depend on its size, stands out from the noise. Writing a checkpoint
-falls outside the timed steps; its time stands below the table.
+After some warm-up, a number of steps is timed as a whole. `overhead` is the extra time of a step over the bare loop's in the same
+round, in ms and in %; `median step` is unaffected by logging steps and hiccups. The second table is for a network so small that the
+overhead, which does not depend on its size, stands out from the noise. Writing a checkpoint falls outside the timed steps; its time
+is printed below the table.
 
-On a GPU one table is printed, of the full VGG16 in bf16, with the share of the machine's measured matrix-product rate, the rate
+On a GPU one table is printed, for the full VGG16 in bf16, with the share of the machine's measured matrix-product rate, the rate
 of the loader alone, and a profile of the bare loop (--out).
 
     python benchmarks/end_to_end.py [--root datasets/lfw/aligned_112] [--json FILE]
@@ -65,11 +65,11 @@ from harness.training_setup import (
 
 BARE, LIGHTNING, FIT = "bare loop", "Lightning, all off", "fit"
 TINY_WIDTH, TINY_BATCH = 0.02, 4
-SHORT_STEP_MS = 15.0  # of a VGG16 at a batch of 256 on an H100, about
+SHORT_STEP_MS = 15.0  # roughly a VGG16 at a batch of 256 on an H100
 
 
 class Plan(NamedTuple):
-    """How a loop is run: the packed crops, steps before the clock starts, steps that are timed, where it may write."""
+    """How to run a loop: the packed crops, the warm-up steps, the timed steps, and a folder to write to."""
 
     packed: Path
     warmup: int
@@ -81,7 +81,7 @@ Loop = Callable[[Setting, Plan], Steps]
 
 
 def bare_loop(setting: Setting, plan: Plan) -> Steps:
-    """The step of facelit in a `for` loop."""
+    """Runs facelit's step in a `for` loop."""
     device = torch.device(setting.device)
     data = open_data(setting, plan)
     ours, batches = BareStep(setting), endless(data.train_dataloader())
@@ -129,12 +129,12 @@ LOOPS: dict[str, Loop] = {BARE: bare_loop, LIGHTNING: lightning_loop, FIT: fit_l
 
 
 def open_data(setting: Setting, plan: Plan) -> FaceDataModule:
-    """The data module on the packed crops."""
+    """The data module with the packed crops."""
     return make_data(RepeatedCrops(str(plan.packed), identities_of_set=setting.identities), setting)
 
 
 def run_in_turns(setting: Setting, plan: Plan, turns: int) -> dict[str, list[Steps]]:
-    """Each loop, `turns` times."""
+    """Runs all loops alternately, `turns` times each."""
     runs: dict[str, list[Steps]] = {name: [] for name in LOOPS}
     for _ in range(turns):
         for name, loop in LOOPS.items():
@@ -158,7 +158,7 @@ def make_pack(root: Path | None, drawn: int, folder: Path) -> Path:
 
 
 def loader_rate(setting: Setting, plan: Plan) -> float:
-    """Images a second of the loader alone, its processes being up."""
+    """Images per second of the loader alone, once its processes are running."""
     batches = endless(open_data(setting, plan).train_dataloader())
     count = max(4, min(plan.steps, 50))
     list(islice(batches, max(2, 2 * setting.workers)))
@@ -174,12 +174,12 @@ def step_seconds(run: Steps) -> float:
 
 
 def median_step(runs: Sequence[Steps]) -> float:
-    """The median of all timed steps of all turns."""
+    """The median over all timed steps of all runs."""
     return float(np.median(np.concatenate([run.seconds[-run.counted :] for run in runs])))
 
 
 def print_runs(setting: Setting, runs: dict[str, list[Steps]], flops: float, peak: float) -> dict[str, Any]:
-    """The table of one network; returns its figures."""
+    """Prints the table of one network; returns its figures."""
     bare, rows, figures = [step_seconds(run) for run in runs[BARE]], [], {}
     for name, of_loop in runs.items():
         means = [step_seconds(run) for run in of_loop]
@@ -208,7 +208,7 @@ def print_runs(setting: Setting, runs: dict[str, list[Steps]], flops: float, pea
     print_table(["loop", "images/s", "step (quartiles)", "median step", "overhead", "overhead, %", "of peak"], rows)
     saving = statistics.median(run.saving for run in runs[FIT])
     print(
-        f"\nWriting one checkpoint takes {1e3 * saving:.0f} ms: {saving:.2f} ms a step where one is written every 1,000.\n"
+        f"\nWriting one checkpoint takes {1e3 * saving:.0f} ms: {saving:.2f} ms per step if one is written every 1,000.\n"
     )
     return figures | {"checkpoint_seconds": saving}
 
@@ -218,7 +218,7 @@ def _percent(share: Timing) -> str:
 
 
 def measure(setting: Setting, plan: Plan, turns: int, peak: float) -> dict[str, Any]:
-    """One network: heading, table, figures."""
+    """Measures one network: prints heading and table, returns the figures."""
     flops = setting.batch * count_flops(make_backbone(setting.backbone, setting.width)).training
     flops += head_flops(make_head(setting.head, setting.identities), setting.batch, EMBEDDING_DIM)
     print(f"{setting.name} identities, width {setting.width:g}, batch {setting.batch}, {setting.precision}:\n")
@@ -229,7 +229,7 @@ def measure(setting: Setting, plan: Plan, turns: int, peak: float) -> dict[str, 
 
 
 def profile_bare(setting: Setting, plan: Plan, out: Path) -> float | None:
-    """A profile of the bare loop, loader and transfer included."""
+    """Profiles the bare loop, including loader and transfer."""
     device = torch.device(setting.device)
     data = open_data(setting, plan)
     ours, batches = BareStep(setting), endless(data.train_dataloader())
@@ -253,10 +253,10 @@ def _wait_for(device: torch.device) -> None:
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """Options; those left away depend on the device."""
+    """Parses options, with defaults that depend on the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="root/<identity>/<image> to pack; by default faces are drawn")
-    parser.add_argument("--drawn", type=int, default=1000, help="how many faces are drawn without --root")
+    parser.add_argument("--drawn", type=int, default=1000, help="faces to draw without --root")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--backbone", choices=BACKBONES, help="default: vgg16_bn, on a GPU vgg16")
     parser.add_argument("--head", choices=HEADS, default="center")
@@ -265,13 +265,13 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--width", type=float, help="of VGG16's channels (default: 0.25, on a GPU 1)")
     parser.add_argument("--precision", choices=list(DTYPES), help="default: 32, on a GPU bf16")
     parser.add_argument(
-        "--workers", type=int, help="processes that read images (default: 0, on a GPU one less than cores)"
+        "--workers", type=int, help="processes that read images (default: 0, on a GPU the number of cores less one)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads for torch (default: torch's own)")
     parser.add_argument("--steps", type=int, help="timed steps of a run (default: 10, on a GPU 200)")
-    parser.add_argument("--tiny-steps", type=int, default=400, help="timed steps of the tiny network; 0 leaves it out")
-    parser.add_argument("--warmup", type=int, help="steps before them (default: 3, on a GPU 50)")
-    parser.add_argument("--turns", type=int, default=3, help="how often each loop is run")
+    parser.add_argument("--tiny-steps", type=int, default=400, help="timed steps of the tiny network; 0 skips it")
+    parser.add_argument("--warmup", type=int, help="warm-up steps (default: 3, on a GPU 50)")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each loop")
     parser.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     parser.add_argument("--profile", action="store_true", help="profile the bare loop on a CPU too")
     parser.add_argument("--out", type=Path, default=Path("profiles"), help="folder of the profile (default: profiles)")
@@ -328,8 +328,8 @@ def main(args: Sequence[str] | None = None) -> None:
             extra = 1e3 * figures[-1][FIT]["overhead_seconds"]["median"]
             base = 1e3 * figures[0][BARE]["step"]["median"]
             print(
-                f"fit's {extra:.2f} ms a step are {extra / base:.2%} of the first network's {base:.0f} ms, and would be"
-                f" {extra / SHORT_STEP_MS:.1%} of a step of {SHORT_STEP_MS:g} ms, as a GPU has them, if nothing ran beside it."
+                f"fit's {extra:.2f} ms per step are {extra / base:.2%} of the first network's {base:.0f} ms, and would be"
+                f" {extra / SHORT_STEP_MS:.1%} of a step of {SHORT_STEP_MS:g} ms, typical of a GPU, if nothing ran in parallel."
             )
         idle = profile_bare(setting, plan, arguments.out) if arguments.profile or on_gpu else None
     write_json(

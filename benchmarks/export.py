@@ -1,10 +1,10 @@
-"""What an exported network runs at: onnxruntime against torch, both float32 on the CPU.
+"""The speed of an exported network: onnxruntime against torch, both float32 on the CPU.
 
-Two networks with random weights (their values change neither speed nor what is computed; batch normalisation has the statistics
-of drawn faces): the one of `configs/demo.yaml`, and the full VGG16 with batch normalisation. Both runtimes get the same uint8
-crops in memory and give embeddings of length 1: normalisation and L2 are inside. torch runs eager, in channels_last memory, as
-facelit does; onnxruntime as it comes, apart from the number of threads. They take turns in one process. The largest difference
-is that of any component of 100 embeddings, in batches of 64 and one by one.
+Two networks with random weights, which do not affect speed (batch normalisation has the statistics of drawn faces): the one from
+`configs/demo.yaml`, and the full VGG16 with batch normalisation. Both runtimes get the same uint8 crops in memory and return
+embeddings of length 1: normalisation and L2 are included. torch runs eagerly, in channels_last memory, as in facelit; onnxruntime
+with its defaults except for the number of threads. They alternate in one process. The largest difference is over all components
+of 100 embeddings, in batches of 64 and one by one.
 
     pip install -e ".[export]"
     python benchmarks/export.py [--json FILE]
@@ -42,7 +42,7 @@ Embed = Callable[[Crops], npt.NDArray[np.float32]]
 
 
 class Row(NamedTuple):
-    """One line of the table; timings are of one batch of `batch` crops."""
+    """One line of the table; timings are for one batch of `batch` crops."""
 
     network: str
     batch: int
@@ -51,12 +51,12 @@ class Row(NamedTuple):
     difference: float
 
     def rate(self, name: str) -> float:
-        """Crops a second."""
+        """Crops per second."""
         return self.batch / self.timings[name].median
 
 
 def make_checkpoint(path: Path, arguments: dict[str, Any], crops: Crops) -> None:
-    """Random weights, and statistics of crops for batch normalisation."""
+    """Writes a checkpoint with random weights and, for batch normalisation, the crops' statistics."""
     torch.manual_seed(0)
     network = VGG16(**arguments)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def make_checkpoint(path: Path, arguments: dict[str, Any], crops: Crops) -> None
 
 
 def torch_embedder(checkpoint: Path, threads: int) -> Embed:
-    """The checkpoint as `facelit.load` has it, fed as the exported file is."""
+    """The checkpoint opened by `facelit.load`, with the exported file's input."""
     model = load(checkpoint, device="cpu")
     graph = EmbeddingGraph(model.backbone)
 
@@ -101,7 +101,7 @@ def in_batches(embed: Embed, images: Crops, size: int) -> npt.NDArray[np.float32
 
 
 def measure(name: str, arguments: dict[str, Any], crops: Crops, folder: Path, repeats: int) -> list[Row]:
-    """All batch sizes and numbers of threads of one network."""
+    """Measures one network with all batch sizes and numbers of threads."""
     checkpoint, path = folder / "random.ckpt", folder / "network.onnx"
     make_checkpoint(checkpoint, arguments, crops)
     export_model(load(checkpoint, device="cpu"), path, crops[:4])
@@ -125,7 +125,7 @@ def measure(name: str, arguments: dict[str, Any], crops: Crops, folder: Path, re
 
 
 def repeated(embed: Embed, images: Crops, calls: int) -> Callable[[], None]:
-    """Several calls as one, where one is too short to be timed."""
+    """Several calls as one, if one is too short to be timed."""
 
     def call() -> None:
         for _ in range(calls):

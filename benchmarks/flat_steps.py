@@ -1,11 +1,11 @@
-"""Whether a step costs the same, in time and memory, at the end of a long run as at its beginning.
+"""Whether a step takes as much time and memory at the end of a long run as at its beginning.
 
 A tiny network is trained by the real `fit`: facelit's command line with the callbacks, checkpoints, TensorBoard logger and
 progress bar of a configuration, verification after each epoch, a log every 50 steps. After 50 steps of warm-up the first 200 are
 compared with the last 200.
-A step's time is that from the end of one to the end of the next, loader included; the first of an epoch, behind a validation,
-does not count. What the first validation and checkpoint set up once is part of the growth: another row counts from the second
-epoch on. Memory is the process's resident memory, and on a GPU also torch's allocated memory.
+A step's time is from the end of the previous step to its own end, including the loader; the first step of an epoch, after a
+validation, does not count. The growth includes one-off allocations by the first validation and checkpoint: a further row counts
+from the second epoch on. Memory is the process's resident memory, and on a GPU also torch's allocated memory.
 
     python benchmarks/flat_steps.py [--steps 2000] [--head center] [--out FOLDER] [--json FILE]
 """
@@ -35,7 +35,7 @@ MEGABYTE = 1e6
 
 
 class Span(NamedTuple):
-    """What some steps cost: seconds of one, and the median memory in bytes, of the process and on the GPU."""
+    """The cost of some steps: seconds of one, and the median memory in bytes, of the process and on the GPU."""
 
     step: Timing
     resident: float
@@ -79,7 +79,7 @@ def train(arguments: argparse.Namespace, folder: Path) -> Steps:
 
 
 def draw(steps: Steps, path: Path) -> None:
-    """Step times and memory over the run."""
+    """Draws step times and memory over the run."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     numbers = np.arange(1, len(steps.seconds) + 1)
@@ -96,15 +96,15 @@ def draw(steps: Steps, path: Path) -> None:
 
 
 def running_median(values: npt.NDArray[np.float64], width: int = 51) -> npt.NDArray[np.float64]:
-    """Median of the values around each, NaN left out; at the ends of fewer."""
+    """The median of the values around each, ignoring NaN; of fewer values at the ends."""
     half = width // 2
     return np.array([np.nanmedian(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])
 
 
 def settled_memory(steps: Steps, compared: int) -> float | None:
-    """Median resident memory of the first steps of the second epoch, bytes: what is set up once, at the first epoch's end, is there.
+    """The median resident memory, in bytes, of the second epoch's first steps, after all one-off allocations.
 
-    None where the run has no second epoch.
+    None if the run has no second epoch.
     """
     starts = np.flatnonzero(np.isnan(steps.seconds))
     if len(starts) < 2:
@@ -148,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=float, default=0.05, help="of VGG16's channels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--head", choices=HEADS, default="center")
-    parser.add_argument("--epoch-steps", type=int, default=500, help="steps of an epoch, about")
+    parser.add_argument("--epoch-steps", type=int, default=500, help="approximate steps per epoch")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads for torch (default: torch's own)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images")

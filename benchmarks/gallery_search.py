@@ -1,11 +1,11 @@
-"""Searching a gallery of people: facelit's exact search, and its FAISS index, by the number of people.
+"""Searching a gallery of people: facelit's exact search and its FAISS index, by the number of people.
 
-Made-up embeddings of 512 numbers: people in random directions, and photos of them at a cosine of about 0.6 to their person, which
-is about what a good network gives. A search asks for the five nearest of one photo, or of 64 at once.
+Synthetic embeddings of 512 numbers: people in random directions, and photos of them at a cosine of about 0.6 to their person,
+roughly as with a good network. A search asks for the five people nearest to one photo, or to each of 64 at once.
 
-"equal" is how often FAISS's five answers are the exact search's, for photos of people in the gallery and for as many of strangers.
-Two further baselines in the same run, one photo only: the bare product with the gallery in numpy, and FAISS's own exact index
-(`IndexFlatIP`).
+"equal" is the share of searches in which FAISS's five answers equal the exact search's, half of them for photos of people in the
+gallery, half for strangers. Two further baselines in the same run, for one photo only: the bare product with the gallery in numpy,
+and FAISS's own exact index (`IndexFlatIP`).
 
     python benchmarks/gallery_search.py [--people 10000 100000 1000000] [--json FILE]
 """
@@ -38,7 +38,7 @@ def directions(rng: np.random.Generator, count: int) -> Floats:
 
 
 def measure(people: int) -> dict[str, Any]:
-    """All figures for one size of gallery."""
+    """Measures all figures for one size of gallery."""
     rng = np.random.default_rng(0)
     templates = directions(rng, people)
     away = directions(rng, PHOTOS)

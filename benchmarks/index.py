@@ -1,9 +1,9 @@
-"""What listing a large training set costs: a generated tree of a million tiny files in 10,000 identities.
+"""The cost of listing a large training set: a generated tree of a million tiny files in 10,000 identities.
 
-Each measurement runs in a process of its own, in turns: facelit's first listing (its index is deleted before), its start from the kept
-index, and `torchvision.datasets.ImageFolder`. Memory is what the process has grown by at its peak beyond its imports; for a
-worker, the pages that a forked child must copy for itself when it goes through all samples once, as a data loader's does in
-an epoch. The page cache is warm, for both.
+Each measurement runs in its own process, alternately: facelit's first listing (with its index deleted beforehand), its start from
+the saved index, and `torchvision.datasets.ImageFolder`. Memory is the process's peak growth beyond its imports; for a worker, the
+pages that a forked child must copy when it goes through all samples once, as a data loader's worker does in an epoch. The page
+cache is warm for all.
 
     python benchmarks/index.py [--identities 10000] [--images 100] [--repeats 3] [--root FOLDER] [--json FILE]
 """
@@ -35,7 +35,7 @@ METHODS = {
 
 
 def make_tree(root: Path, identities: int, images: int) -> None:
-    """Empty files: their names are what is listed."""
+    """Creates empty files, as only names are listed."""
     for identity in range(identities):
         folder = root / f"n{identity:06d}"
         folder.mkdir(parents=True)
@@ -44,7 +44,7 @@ def make_tree(root: Path, identities: int, images: int) -> None:
 
 
 def peak_kb() -> int:
-    """The most memory this process has had."""
+    """This process's peak memory."""
     return int(_status("VmHWM"))
 
 
@@ -60,8 +60,8 @@ def _status(field: str) -> str:
 
 
 def measure(method: str, root: str) -> dict[str, float]:
-    """In a process of its own: seconds, MB at the peak, MB of a worker's own, images."""
-    # Imported by their own process only, and before the clock starts.
+    """Measures seconds, peak MB, a worker's own MB and images; to be run in its own process."""
+    # Imported only in this process, before the clock starts.
     dataset: Any = getattr(import_module(METHODS[method][0]), METHODS[method][1])
     before, start = peak_kb(), perf_counter()
     listed = dataset(root)
@@ -85,7 +85,7 @@ def _go_through(listed: Any) -> None:
 
 
 def _worker_mb(work: Callable[[], None]) -> float:
-    """How much memory of its own a forked child comes to need."""
+    """The unshared memory that a forked child grows by."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         before = own_kb()
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--identities", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=100, help="of each identity")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--root", type=Path, help="an existing tree; by default one is made, and deleted again")
+    parser.add_argument("--root", type=Path, help="an existing tree; by default one is created and deleted again")
     parser.add_argument("--measure", choices=list(METHODS), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
@@ -131,7 +131,7 @@ def main() -> None:
 
 
 def report(runs: list[dict[str, dict[str, float]]], path: Path | None) -> None:
-    """Medians, and ratios to ImageFolder's."""
+    """Prints medians, and ratios to ImageFolder's."""
     medians = {
         name: {key: statistics.median(run[name][key] for run in runs) for key in runs[0][name]} for name in METHODS
     }

@@ -1,9 +1,9 @@
-"""How fast crops come from the disk: a folder, packed shards, RecordIO, against what everybody writes first.
+"""How fast crops are read from disk: a folder, packed shards and RecordIO, against the usual first implementation.
 
 The baseline is `torchvision.datasets.ImageFolder` with PIL, `ToTensor` and `Normalize` in a `DataLoader`: float32 batches.
-facelit's rows are its own training loader (whole uint8 batches, in random order; normalisation is the device's work). Both go
-through all images once per repeat, with a warm page cache. `decoding alone` is the floor: libjpeg-turbo over bytes in memory.
-`crops/s per core` divides by the number of cores that work: the worker processes, or one.
+facelit's rows use its own training loader (whole uint8 batches, in random order; the device normalises). Both go through all
+images once per repeat, with a warm page cache. `decoding alone` is the lower bound: libjpeg-turbo on bytes in memory.
+`crops/s per core` divides by the number of working cores: the worker processes, or one.
 
     python benchmarks/loading.py [--root datasets/lfw/aligned_112] [--repeats 5] [--workers 0 1 2] [--json FILE]
 """
@@ -33,7 +33,7 @@ BASELINE, FLOOR = "ImageFolder + PIL + ToTensor + Normalize", "decoding alone (s
 
 
 def baseline_loader(root: Path, batch_size: int, workers: int) -> DataLoader[Any]:
-    """What everybody writes first."""
+    """The usual first implementation."""
     change = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
     return DataLoader(
         ImageFolder(str(root), change), batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0
@@ -41,13 +41,13 @@ def baseline_loader(root: Path, batch_size: int, workers: int) -> DataLoader[Any
 
 
 def facelit_loader(root: Path, batch_size: int, workers: int) -> DataLoader[Any]:
-    """The loader that `fit` trains from."""
+    """The loader that `fit` uses."""
     data = FaceDataModule(IdentityFolder(root), batch_size=batch_size, num_workers=workers)
     return data.train_dataloader()
 
 
 def go_through(batches: Iterable[Any]) -> None:
-    """One epoch, and nothing done with it."""
+    """Goes through one epoch, discarding its batches."""
     for _ in batches:
         pass
 
@@ -60,7 +60,7 @@ def decode_all(files: list[bytes]) -> None:
 
 
 def make_calls(root: Path, scratch: Path, batch_size: int, workers: int) -> dict[str, Callable[[], object]]:
-    """What is timed, by name; loaders are made once, as a run makes them."""
+    """The functions to time, by name; loaders are made once, as in a run."""
     loaders = {
         BASELINE: baseline_loader(root, batch_size, workers),
         "facelit, folder": facelit_loader(root, batch_size, workers),
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def table_rows(timings: dict[str, Timing], workers: int, count: int) -> list[list[str]]:
-    """Rates, and ratios to the baseline with as many workers."""
+    """Rates, and ratios to the baseline with the same number of workers."""
     rows = []
     for name, timing in timings.items():
         low, rate, high = (count / seconds for seconds in (timing.third_quartile, timing.median, timing.first_quartile))

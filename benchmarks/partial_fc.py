@@ -1,8 +1,8 @@
-"""Memory and time of one step of an identity softmax with very many identities: plain, in groups, and shared out.
+"""Memory and time of one step of a softmax over very many identities: plain, in groups, and sharded.
 
 The plain head is `nn.Linear` and `F.cross_entropy` under autograd. facelit's holds 128 MB of logits at a time; sharded over two
-processes (gloo) each of them has half of the identities; with a sample rate a batch is compared with some of them only. A step
-is forward, backward and SGD with momentum, on the same batch of embeddings. Each configuration runs in processes of its own.
+processes (gloo), each holds half of the identities; with a sample rate, a batch is compared with only some of them. A step is
+forward, backward and SGD with momentum, on the same batch of embeddings. Each configuration runs in its own processes.
 
     python benchmarks/partial_fc.py [--identities 1000000] [--batch 128] [--json FILE]
 """
@@ -32,7 +32,7 @@ DIM = 512
 
 
 class PlainHead(nn.Module):
-    """A linear layer and cross entropy, as a first program has it."""
+    """A linear layer and cross entropy, the usual first implementation."""
 
     def __init__(self, identities: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ CASES = {
 
 
 def run_case(case: Case, identities: int, batch: int, steps: int) -> tuple[float, int, int]:
-    """Seconds of a step, bytes at the peak, and bytes before the head was made."""
+    """Seconds per step, peak bytes, and bytes before the head was created."""
     before = peak_resident_bytes()
     torch.manual_seed(0)
     head: nn.Module
@@ -100,7 +100,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def measure(name: str, arguments: argparse.Namespace) -> tuple[float, int]:
-    """Seconds of a step, and bytes that the head took in each process at the peak."""
+    """Seconds per step, and the head's peak bytes in each process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -120,9 +120,9 @@ def measure(name: str, arguments: argparse.Namespace) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--identities", type=int, default=1_000_000)
-    parser.add_argument("--batch", type=int, default=128, help="embeddings of all processes together")
+    parser.add_argument("--batch", type=int, default=128, help="embeddings, over all processes")
     parser.add_argument("--steps", type=int, default=4, help="the first does not count")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of all processes together")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads, over all processes")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)

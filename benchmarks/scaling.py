@@ -1,9 +1,9 @@
-"""How training scales from 1 to 64 GPUs, by the cost model of cost_model.py: tables for four data sets; see docs/scaling.md.
+"""How training scales from 1 to 64 GPUs, according to the model in cost_model/: tables for four data sets; see docs/scaling.md.
 
 python benchmarks/scaling.py [--machine h200 h200-ethernet 24gb] [--head center] [--backbone vgg16] [--batch 256]
 python benchmarks/scaling.py --check [--device cuda]    predicts steps and memory of this machine, and measures them
 python benchmarks/scaling.py --update docs/scaling.md   writes the tables into the page
-python benchmarks/scaling.py --out epochs.png           draws minutes an epoch over the number of GPUs
+python benchmarks/scaling.py --out epochs.png           draws minutes per epoch over the number of GPUs
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _cells(dataset: Dataset, job: Job, machine: Machine, gpus: int) -> list[str]
 
 
 def _speed(dataset: Dataset, job: Job, machine: Machine, gpus: int) -> list[str]:
-    """Images/s, minutes an epoch (neither where it does not fit), GB on each GPU."""
+    """Images/s and minutes per epoch (empty if the job does not fit), and GB on each GPU."""
     used = memory(job, machine, gpus).total
     gigabytes = f"{used / 1e9:.1f}"
     if used > machine.memory:
@@ -72,7 +72,7 @@ def _speed(dataset: Dataset, job: Job, machine: Machine, gpus: int) -> list[str]
 
 
 def _left(found: Plan, gpus: int) -> str:
-    """What is still in the way, with its share of the step."""
+    """The remaining bottleneck, with its share of the step."""
     if found.left not in ("network", "head"):
         return found.left
     seconds = step(found.job, found.machine, gpus)
@@ -81,7 +81,7 @@ def _left(found: Plan, gpus: int) -> str:
 
 
 def memory_rows(job: Job, machine: Machine, gpus: int) -> list[list[str]]:
-    """GB by part for each data set: with plain logits and one copy of the head a GPU, as facelit's heads do it, and sharded."""
+    """GB by part for each data set: with plain logits and a copy of the head on each GPU, with facelit's heads, and sharded."""
     rows = []
     for dataset in DATASETS:
         for name, options in {
@@ -96,7 +96,7 @@ def memory_rows(job: Job, machine: Machine, gpus: int) -> list[list[str]]:
 
 
 def time_rows(job: Job, machine: Machine, gpus: int) -> list[list[str]]:
-    """Where the milliseconds of a step go, for each data set, with one copy of the head a GPU and sharded."""
+    """The milliseconds of a step by part, for each data set, with a copy of the head on each GPU and sharded."""
     rows = []
     for dataset in DATASETS:
         for name, sharded in {"as it is": False, "sharded": True}.items():
@@ -114,7 +114,7 @@ TIME_COLUMNS = [
 
 
 def tables(job: Job, machines: Sequence[str]) -> dict[str, str]:
-    """All tables in Markdown, by the name that the page marks their place with."""
+    """All tables in Markdown, by the name of their marker in the page."""
     made = {}
     for name in machines:
         machine = MACHINES[name]
@@ -139,10 +139,10 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def update(page: str, made: dict[str, str]) -> str:
-    """The page with each marked table replaced by a fresh one.
+    """The page with each marked table replaced.
 
     Raises:
-        ValueError: a table has no place in the page.
+        ValueError: The page has no marker for a table.
     """
     for name, table in made.items():
         mark = re.escape(_MARK.format(name=name))
@@ -153,7 +153,7 @@ def update(page: str, made: dict[str, str]) -> str:
 
 
 def draw(path: Path, job: Job, machine: Machine) -> None:
-    """Minutes an epoch over the number of GPUs, as it is and with the options turned on, both axes logarithmic."""
+    """Draws minutes per epoch over the number of GPUs, with and without the options, on logarithmic axes."""
     from matplotlib.figure import Figure  # only here: the tables need no picture
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="images per GPU and step")
     parser.add_argument("--update", type=Path, metavar="PAGE", help="write the tables into this page, in place")
     parser.add_argument("--out", type=Path, help="draw epoch minutes over GPUs for the first machine into this PNG")
-    parser.add_argument("--check", action="store_true", help="predict steps and memory of this machine; measure them")
+    parser.add_argument("--check", action="store_true", help="predict and measure this machine's steps and memory")
     checking = parser.add_argument_group("for --check")
     checking.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     checking.add_argument("--width", type=float, help="of VGG16; 0.125 on a CPU, 1 on a GPU")

@@ -1,4 +1,4 @@
-"""Holds the cost model against a machine: its constants are measured, steps and memory predicted, and then measured too.
+"""Checks the cost model on a machine: measures its constants, predicts steps and memory, and measures those too.
 
 On a CPU with one and two processes (DistributedDataParallel over gloo on 127.0.0.1, one thread each); on a GPU with one.
 """
@@ -37,7 +37,7 @@ EMBEDDING_DIM = 512
 WARMUPS = 2
 SIDE, STREAM, ROWS = {"cpu": 1024, "cuda": 8192}, {"cpu": 2**24, "cuda": 2**27}, 16_384
 SMALL, LARGE = 2**16, 2**26
-"""Bytes of the messages that latency and bandwidth are taken from."""
+"""Sizes, in bytes, of the messages for measuring latency and bandwidth."""
 _NO_LINK = Link(1e30, 0)
 _HEADS: dict[str, Callable[[int], FaceHead]] = {
     "softmax": lambda identities: SoftmaxHead(identities, EMBEDDING_DIM),
@@ -47,14 +47,14 @@ _HEADS: dict[str, Callable[[int], FaceHead]] = {
 
 
 class Setting(NamedTuple):
-    """What is checked.
+    """What to check.
 
     Attributes:
         device: "cpu" or "cuda".
-        width: Of VGG16.
+        width: The width of VGG16.
         batch: Images per process and step.
-        identities: A few, and many; memory is checked with many.
-        repeats: How often each call is timed.
+        identities: Two numbers of identities, few and many; memory is checked with many.
+        repeats: The number of timings of each call.
     """
 
     device: str
@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 
     @property
     def jobs(self) -> list[Job]:
-        """What steps are predicted and measured of."""
+        """The jobs whose steps are predicted and measured."""
         few, many = self.identities
         cases: list[tuple[Head, int]] = [("softmax", few), ("center", few), ("softmax", many), ("triplet", 0)]
         backbone = count_backbone(f"VGG16 of width {self.width}", VGG16(EMBEDDING_DIM, width=self.width))
@@ -74,7 +74,7 @@ class Setting(NamedTuple):
 
 
 class Training(nn.Module):
-    """Crops and labels in, a loss out: what DistributedDataParallel wraps."""
+    """The module that DistributedDataParallel wraps: from crops and labels to a loss."""
 
     def __init__(self, width: float, head: str, identities: int) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def random_crops(batch: int, device: torch.device) -> Tensor:
 
 
 def make_step(job: Job, width: float, device: torch.device, wrap: bool) -> Callable[[], None]:
-    """A whole training step of random crops: forward, backward, SGD with momentum, centers."""
+    """A whole training step on random crops: forward, backward, SGD with momentum, centers."""
     training = Training(width, job.head, job.identities).to(device).to(memory_format=torch.channels_last).train()
     centers = training.head.make_optimizer()
     followers = [parameter for parameter in training.parameters() if parameter.requires_grad]
@@ -122,7 +122,7 @@ def make_step(job: Job, width: float, device: torch.device, wrap: bool) -> Calla
 
 
 def constant_calls(job: Job, width: float, device: torch.device) -> dict[str, Callable[[], object]]:
-    """What the machine's constants are taken from: products, the backbone alone, a stream through memory, and gloo."""
+    """The calls that yield the machine's constants: products, the backbone alone, a stream through memory, and gloo."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     side = SIDE[device.type]
     a, b, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
@@ -155,7 +155,7 @@ def constant_calls(job: Job, width: float, device: torch.device) -> dict[str, Ca
 
 
 def make_machine(seconds: Mapping[str, float], job: Job, device: torch.device) -> Machine:
-    """The machine that took so long over `constant_calls`."""
+    """The machine's constants, from its seconds for `constant_calls`."""
     rate = 2 * SIDE[device.type] ** 3 / seconds["matmul"]
     cuda = device.type == "cuda"
     return Machine(
@@ -170,7 +170,7 @@ def make_machine(seconds: Mapping[str, float], job: Job, device: torch.device) -
         gpus_per_node=2,
         intra=_gloo_link(seconds) if "large" in seconds else _NO_LINK,
         inter=_NO_LINK,
-        # A GPU computes on while its network cards work; gloo is work for the very cores that compute.
+        # A GPU keeps computing while its network cards work; gloo runs on the same cores as the computation.
         overlap=0.8 if cuda else 0,
         crops_per_worker=float("inf"),
         workers=1,
@@ -179,7 +179,7 @@ def make_machine(seconds: Mapping[str, float], job: Job, device: torch.device) -
 
 
 def _gloo_link(seconds: Mapping[str, float]) -> Link:
-    """What a ring over two processes sees: from the large message its bandwidth, from the small one its latency."""
+    """A ring over two processes: bandwidth from the large message, latency from the small one."""
     bandwidth = (LARGE - SMALL) / (
         seconds["large"] - seconds["small"]
     )  # each of two sends 2 (n - 1) / n = 1 time the size
@@ -187,7 +187,7 @@ def _gloo_link(seconds: Mapping[str, float]) -> Link:
 
 
 def _process(rank: int, world: int, setting: Setting, folder: str) -> None:
-    """One of `world` processes: constants and steps in turns, all processes at the same call."""
+    """One of `world` processes: times constants and steps alternately, all processes at the same call."""
     device = torch.device(setting.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -214,7 +214,7 @@ def _process(rank: int, world: int, setting: Setting, folder: str) -> None:
 
 
 def _memory_process(rank: int, setting: Setting, folder: str) -> None:
-    """Bytes that softmax + center loss with many identities takes at its peak: the process has done nothing else."""
+    """Peak bytes of softmax + center loss with many identities, in a process that has done nothing else."""
     device = torch.device(setting.device)
     torch.set_num_threads(1)
     cuda = device.type == "cuda"
@@ -230,7 +230,7 @@ def _memory_process(rank: int, setting: Setting, folder: str) -> None:
 
 
 def _spawned(function: Callable[..., None], arguments: tuple[object, ...], processes: int) -> Any:
-    """What the first of fresh processes found: each is called with its rank, the arguments, and a folder for the answer."""
+    """The result of the first of some fresh processes; each is called with its rank, the arguments, and a folder for the result."""
     with tempfile.TemporaryDirectory() as folder:
         spawn(function, (*arguments, folder), nprocs=processes)  # type: ignore[no-untyped-call]  # torch's own
         return json.loads((Path(folder) / "found.json").read_text())

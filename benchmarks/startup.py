@@ -1,7 +1,7 @@
-"""How long the program takes to say something: fresh processes, in turns, with warm file caches.
+"""How long the program takes to respond: fresh processes, alternating between commands, with warm file caches.
 
-The baselines are a bare interpreter and the import of pytorch_lightning alone, which everything that trains must wait for.
-`python main.py fit --help` prints every option of a training run; its own cost is what it takes beyond that import.
+The baselines are a bare interpreter and importing pytorch_lightning alone, which every training must wait for.
+`python main.py fit --help` prints every option of a training run; its own cost is the time beyond that import.
 
     python benchmarks/startup.py [--repeats 11] [--json FILE]
 """
@@ -26,20 +26,20 @@ COMMANDS: dict[str, list[str]] = {
     "facelit check --help": [
         "-c",
         "from facelit.cli import main; main(['check', '--help'])",
-    ],  # as its entry point does
+    ],  # like its entry point
     "python main.py fit --help": ["main.py", "fit", "--help"],
 }
 
 
 def run(arguments: Sequence[str]) -> None:
-    """One fresh process from the project's root; what it prints is shown only if it fails."""
+    """Runs one fresh process in the project's root; its output is shown only if it fails."""
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"python {' '.join(arguments)} failed:\n{done.stderr}")
 
 
 def table_rows(timings: dict[str, Timing]) -> list[list[str]]:
-    """Medians, and how many times the baselines'."""
+    """Medians, and ratios to the baselines'."""
     bare, lightning = timings[BARE].median, timings[LIGHTNING].median
     return [
         [name, timing.milliseconds(), f"{timing.median / bare:.1f} x", f"{timing.median / lightning:.2f} x"]

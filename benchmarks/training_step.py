@@ -1,15 +1,15 @@
-"""What a training step costs, how near to the machine's limit it is, and where its time goes.
+"""The cost of a training step, how close it is to the machine's limit, and where its time goes.
 
-One row for each backbone, head and number of identities (triplets know none). facelit's side is its own `FaceRecognizer`, head,
-optimizers and data module in a bare loop, on random crops in memory. The baseline is the plain, obvious implementation
-(`plain_training.py`): float32 in NCHW order, dense center loss, triplets through three forward passes. Both take turns in one
-process; the ratio is that of their times in the same turn, with its quartiles. A baseline that needs more memory than there is
-is left out, and a line says so.
+One row for each backbone, head and number of identities (triplets do not depend on it). facelit runs its own `FaceRecognizer`,
+head, optimizers and data module in a bare loop, on random crops in memory. The baseline is the plain, obvious implementation
+(`plain_training.py`): float32 in NCHW order, dense center loss, triplets through three forward passes. Both alternate in one
+process; the ratio is between their times in the same round, with quartiles. A baseline that needs more memory than available is
+skipped, and a line says so.
 
-`of peak` is the share of the machine's own matrix-product rate, measured at the start in the same dtype: the operations that the
-network and head need by their formulas, over the time. (A convolution algorithm that needs fewer, such as Winograd's, can bring
-it over what is possible otherwise.) `memory` is the most that the step holds: on a GPU what torch has allocated, on a CPU the
-growth of the process, each in a process of its own. With --profile a table of operations and a trace are written to --out.
+`of peak` is the share of the machine's own matrix-product rate, measured at the start in the same dtype: the operations required
+by the formulas of network and head, over the time. (Algorithms that need fewer, such as Winograd's convolution, may exceed 100 %.)
+`memory` is the step's peak: torch's allocations on a GPU, the growth of the process on a CPU, each measured in its own process.
+With --profile, a table of operations and a trace are written to --out.
 
     python benchmarks/training_step.py [--backbones vgg16_bn] [--heads center] [--identities 8631] [--json FILE]
 """
@@ -57,7 +57,7 @@ LOG_EVERY = 50  # trainer.log_every_n_steps of the configurations
 
 
 class Row(NamedTuple):
-    """What was measured of one setting: seconds a step, seconds of each part, bytes; None where the baseline is left out."""
+    """The figures of one setting: seconds per step and of each part, bytes; None if the baseline is skipped."""
 
     setting: Setting
     step: Timing
@@ -89,7 +89,7 @@ def facelit_call(setting: Setting, batch: TrainBatch) -> Callable[[], object]:
 
 
 def plain_call(setting: Setting, batch: TrainBatch) -> Callable[[], object]:
-    """One of the baseline's."""
+    """One of the baseline's steps."""
     assert isinstance(batch.images, Tensor)
     plain, images, labels = PlainTraining(setting), batch.images.contiguous(), batch.labels
     return lambda: plain.step(images, labels)
@@ -101,7 +101,7 @@ CALLS = {"facelit": facelit_call, "plain": plain_call}
 def time_turns(
     calls: Sequence[Callable[[], object]], turns: int, steps: int, device: torch.device
 ) -> list[list[float]]:
-    """Seconds a step of each call in each turn; a GPU is waited for once a turn."""
+    """Seconds per step of each call in each round, waiting for a GPU once per round."""
     seconds: list[list[float]] = [[] for _ in calls]
     for turn in range(turns + 1):  # the first one warms up
         for call, times in zip(calls, seconds, strict=True):
@@ -115,7 +115,7 @@ def time_turns(
 
 
 def time_parts(setting: Setting, steps: int) -> dict[str, float]:
-    """Median seconds of each part of facelit's step, loader and transfer included; logging spread over its interval."""
+    """Median seconds of each part of facelit's step, including loader and transfer; logging is spread over its interval."""
     device = torch.device(setting.device)
     data = make_data(MemoryCrops(setting.batch, setting.identities), setting)
     batches, ours, clock = endless(data.train_dataloader()), BareStep(setting), PartClock(device)
@@ -134,7 +134,7 @@ def time_parts(setting: Setting, steps: int) -> dict[str, float]:
 
 
 def _logging_seconds(ours: BareStep, batch: TrainBatch) -> float:
-    """Of one step's metrics to TensorBoard, once they are there."""
+    """Seconds to log one step's metrics to TensorBoard, once they are computed."""
     loss, metrics = ours.step(batch, logs=True)
     _wait_for(batch.labels.device)
     times = []
@@ -148,7 +148,7 @@ def _logging_seconds(ours: BareStep, batch: TrainBatch) -> float:
 
 
 def memory_of(kind: str, setting: Setting, threads: int) -> int:
-    """The most bytes that two steps hold beside what the process held before; run in a process of its own on a CPU."""
+    """The peak bytes of two steps beyond those held before; to be run in its own process on a CPU."""
     device = torch.device(setting.device)
     torch.set_num_threads(threads)
     batch = ready_batch(setting)
@@ -166,7 +166,7 @@ def memory_of(kind: str, setting: Setting, threads: int) -> int:
 
 
 def peak_memory(kind: str, setting: Setting) -> int:
-    """`memory_of`, where nothing else has left its traces."""
+    """`memory_of`, unaffected by earlier work."""
     if setting.device == "cuda":
         return memory_of(kind, setting, torch.get_num_threads())
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -174,7 +174,7 @@ def peak_memory(kind: str, setting: Setting) -> int:
 
 
 def measure(setting: Setting, arguments: argparse.Namespace) -> Row:
-    """All figures of one setting."""
+    """Measures all figures of one setting."""
     device = torch.device(setting.device)
     with_plain = not arguments.no_baseline and fits(setting, device)
     kinds = ["facelit", "plain"] if with_plain else ["facelit"]
@@ -210,7 +210,7 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> Row:
 
 
 def fits(setting: Setting, device: torch.device) -> bool:
-    """Whether there is memory for the dense baseline beside facelit's own step."""
+    """Whether there is memory for the dense baseline along with facelit's own step."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
     own = 4 * setting.identities * 4 * EMBEDDING_DIM if setting.head != "triplet" else 0
     return dense_bytes(setting) + own < 0.7 * free
@@ -228,7 +228,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def print_rows(rows: Sequence[Row], peak: MatrixRate) -> None:
-    """The two tables: rates and ratios; where the time goes."""
+    """Prints two tables: rates and ratios, and where the time goes."""
     lines = []
     for row in rows:
         rate = row.flops / row.step.median
@@ -239,7 +239,7 @@ def print_rows(rows: Sequence[Row], peak: MatrixRate) -> None:
                 row.step.milliseconds(),
                 f"{rate / 1e12:,.3f}",
                 f"{rate / peak.flops_per_second:.0%}",
-                "left out" if row.ratio is None else f"{_with_quartiles(row.ratio)} x",
+                "skipped" if row.ratio is None else f"{_with_quartiles(row.ratio)} x",
                 f"{_gigabytes(row.memory)} / {_gigabytes(row.plain_memory)}",
             ]
         )
@@ -260,19 +260,19 @@ def print_rows(rows: Sequence[Row], peak: MatrixRate) -> None:
 
 
 def print_notes(rows: Sequence[Row]) -> None:
-    """What the tables do not say by themselves."""
+    """Prints notes on the tables."""
     print()
     for row in rows:
         if row.setting.head == "triplet" and row.ratio is not None:
             pairs, triplets = 3 * row.setting.batch, row.setting.batch // 3
             print(
-                f"{row.setting.name}: a batch of facelit's holds {pairs:,} anchor-positive pairs to mine negatives for, one of"
-                f" the baseline's {triplets:,} triplets: {row.ratio.median * pairs / triplets:.0f} x for each of them."
+                f"{row.setting.name}: facelit's batch holds {pairs:,} anchor-positive pairs to mine negatives for, the"
+                f" baseline's {triplets:,} triplets: {row.ratio.median * pairs / triplets:.0f} x per triplet."
             )
         if row.ratio is None:
             gigabytes = dense_bytes(row.setting) / 1e9
             print(
-                f"{row.setting.name}: the baseline is left out (it holds about {gigabytes:.1f} GB of centers and logits)."
+                f"{row.setting.name}: the baseline is skipped (it holds about {gigabytes:.1f} GB of centers and logits)."
             )
         if row.idle is not None:
             print(f"{row.setting.name}: the GPU is idle {row.idle:.1%} of the time.")
@@ -306,7 +306,7 @@ def as_json(row: Row, peak: MatrixRate) -> dict[str, Any]:
 
 
 def make_settings(arguments: argparse.Namespace) -> list[Setting]:
-    """All combinations; one row for triplets, whatever the identities."""
+    """All combinations, with a single row for triplets."""
     return [
         Setting(
             backbone,
@@ -326,7 +326,7 @@ def make_settings(arguments: argparse.Namespace) -> list[Setting]:
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """Options; those left away depend on the device."""
+    """Parses options, with defaults that depend on the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=["vgg16_bn"])
     parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
@@ -337,13 +337,11 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=list(DTYPES), help="default: 32, on a GPU bf16 autocast")
     parser.add_argument("--threads", type=int, help="CPU threads for torch (default: torch's own)")
     parser.add_argument("--workers", type=int, help="loader processes while parts are timed (default: 0, on a GPU 8)")
-    parser.add_argument("--turns", type=int, default=5, help="timed turns of facelit and the baseline")
-    parser.add_argument("--steps", type=int, help="steps of a turn (default: 1, on a GPU 20)")
+    parser.add_argument("--turns", type=int, default=5, help="timed rounds of facelit and the baseline")
+    parser.add_argument("--steps", type=int, help="steps per round (default: 1, on a GPU 20)")
     parser.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     parser.add_argument("--no-baseline", action="store_true", help="facelit's rows only")
-    parser.add_argument(
-        "--no-memory", action="store_true", help="do not measure memory, which takes processes of its own"
-    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory, which takes extra processes")
     parser.add_argument("--profile", action="store_true", help="write a profile of facelit's step to --out")
     parser.add_argument("--out", type=Path, default=Path("profiles"), help="folder of --profile (default: profiles)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")

@@ -1,9 +1,9 @@
-"""What mining triplets costs, by the batch: time and memory of loss and gradient, from embeddings that are there already.
+"""The cost of mining triplets by batch size: time and memory of loss and gradient, given the embeddings.
 
-Batches hold four crops of each identity. The baselines, which give the same loss and are checked to, are
+Batches hold four crops of each identity. The baselines, whose losses are checked to be equal, are
 
-- loop: for each genuine pair a Python loop over all negatives (over plain numbers, not tensors), as the rules are written down;
-- cube: one batch x batch x batch tensor of all triplets, masked (semihard and all; larger ones than `--limit-gb` are left out).
+- loop: for each genuine pair a Python loop over all negatives (plain numbers, not tensors), a literal reading of the rules;
+- cube: one batch x batch x batch tensor of all triplets, masked (for semihard and all; skipped if larger than `--limit-gb`).
 
     python benchmarks/triplet_mining.py [--batches 64 128 256 512 1024] [--device cuda] [--json FILE]
 """
@@ -30,19 +30,19 @@ RULES: tuple[Rule, ...] = ("semihard", "hard", "all")
 FACELIT, LOOP, CUBE = "facelit", "loop", "cube"
 MARGIN, DIM, IMAGES = 0.2, 512, 4
 CUBE_TENSORS = 5
-"""Tensors of a float for each triplet that the cube holds at once, about; for leaving out what would not fit."""
+"""The approximate number of tensors, one float per triplet, that the cube holds at once."""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def facelit_loss(rule: Rule) -> Loss:
-    """The head's own."""
+    """The head's own loss."""
     head = TripletHead(MARGIN, rule)
     return lambda embeddings, labels: head(embeddings, labels).loss
 
 
 def squared_distances(embeddings: Tensor) -> Tensor:
-    """(B, B), between unit vectors."""
+    """Squared distances between unit vectors, (B, B)."""
     directions = F.normalize(embeddings, dim=1)
     return 2 - 2 * directions @ directions.T
 
@@ -75,7 +75,7 @@ def list_triplets(rule: Rule, distances: list[list[float]], labels: list[int]) -
 
 
 def cube_loss(rule: Rule, embeddings: Tensor, labels: Tensor) -> Tensor:
-    """The same by a mask over all batch^3 triplets."""
+    """The same with a mask over all batch^3 triplets."""
     distances = squared_distances(embeddings)
     same = labels[:, None] == labels[None]
     genuine = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
@@ -89,7 +89,7 @@ def cube_loss(rule: Rule, embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 def make_losses(rule: Rule, batch: int, loop_limit: int, limit_gb: float) -> dict[str, Loss]:
-    """Whatever this batch can be done with."""
+    """The methods that can handle this batch."""
     losses = {FACELIT: facelit_loss(rule)}
     if batch <= loop_limit:
         losses[LOOP] = functools.partial(loop_loss, rule)
@@ -99,7 +99,7 @@ def make_losses(rule: Rule, batch: int, loop_limit: int, limit_gb: float) -> dic
 
 
 def make_batch(batch: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Embeddings about the middles of their identities, as of a network that has begun to learn."""
+    """Embeddings clustered by identity, as from a network that has begun to learn."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(batch) // IMAGES
     middles = torch.randn(batch // IMAGES + 1, DIM, generator=generator)
@@ -116,17 +116,17 @@ def run(loss: Loss, embeddings: Tensor, labels: Tensor) -> float:
 
 
 def peak_bytes(loss: Loss, embeddings: Tensor, labels: Tensor) -> int:
-    """How much memory it takes at most: on a CPU in a forked process, whose peak is its own."""
+    """Peak memory; on a CPU in a forked process, which has its own peak."""
     if embeddings.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run(loss, embeddings, labels)
         return torch.cuda.max_memory_allocated() - before
     reader, writer = os.pipe()
-    release_free_memory()  # before the fork: a process's peak starts with what it is born with
+    release_free_memory()  # before the fork: a process's peak starts with the memory it inherits
     if os.fork() == 0:
         small = embeddings.detach()[: 2 * IMAGES].requires_grad_()
-        run(loss, small, labels[: 2 * IMAGES])  # what a first call loads is not the method's
+        run(loss, small, labels[: 2 * IMAGES])  # memory that a first call loads does not count
         before = resident_bytes()
         run(loss, embeddings, labels)
         os.write(writer, str(peak_resident_bytes() - before).encode())
@@ -137,13 +137,13 @@ def peak_bytes(loss: Loss, embeddings: Tensor, labels: Tensor) -> int:
 
 
 def measure(losses: dict[str, Loss], batch: int, device: torch.device, repeats: int) -> dict[str, tuple[Timing, int]]:
-    """Time and memory of each method; stops where their losses are not the same."""
+    """Time and memory of each method; stops if their losses differ."""
     embeddings, labels = make_batch(batch, device)
     peaks = {name: peak_bytes(loss, embeddings, labels) for name, loss in losses.items()}
     values = {name: run(loss, embeddings, labels) for name, loss in losses.items()}
     for name, value in values.items():
         if abs(value - values[FACELIT]) > 1e-4:
-            raise SystemExit(f"batch {batch}: {name} gives {value}, facelit {values[FACELIT]}: nothing to compare")
+            raise SystemExit(f"batch {batch}: {name} returns {value}, but facelit {values[FACELIT]}: not comparable")
     calls = {name: functools.partial(run, loss, embeddings, labels) for name, loss in losses.items()}
     timings = time_in_turns(calls, dict.fromkeys(calls, repeats))
     return {name: (timings[name], peaks[name]) for name in losses}
@@ -182,7 +182,7 @@ def main() -> None:
 
 def _cell(found: dict[str, tuple[Timing, int]], name: str) -> str:
     if name not in found:
-        return "left out"
+        return "skipped"
     timing, peak = found[name]
     ratio = "" if name == FACELIT else f" ({timing.median / found[FACELIT][0].median:.1f} x)"
     return f"{timing.milliseconds()}{ratio}, {peak / 2**20:.1f} MB"

@@ -1,8 +1,7 @@
-"""What LFW's protocol costs: 6,000 pairs in ten folds, on one core.
+"""The cost of LFW's protocol: 6,000 pairs in ten folds, on one core.
 
-Nothing here uses BLAS, so all of it runs on one thread by itself. `evaluate_pairs` is timed whole (folds,
-ROC, AUC, EER, TAR at FAR); the baselines, in the same run, only choose the ten thresholds and give the fold
-accuracies:
+Nothing here uses BLAS, so everything runs on one thread. `evaluate_pairs` is timed as a whole (folds, ROC, AUC,
+EER, TAR at FAR); the baselines, in the same run, only choose the ten thresholds and compute the fold accuracies:
 
 - grid: thresholds from -1 to 1 in steps of 0.01 in a Python loop for each fold, as many repositories do;
 - every score: a Python loop over every distinct score of the other folds, each compared with all their pairs.
@@ -29,7 +28,7 @@ Booleans = npt.NDArray[np.bool_]
 
 
 def make_pairs() -> tuple[Floats, Booleans]:
-    """Made-up cosines in LFW's order: per fold 300 genuine pairs, then 300 impostor pairs."""
+    """Synthetic cosines in LFW's order: per fold 300 genuine pairs, then 300 impostor pairs."""
     is_same = np.tile(np.repeat([True, False], NUM_PAIRS // FOLDS // 2), FOLDS)
     noise = np.random.default_rng(0).normal(0, 0.18, NUM_PAIRS)
     return np.tanh(noise + 0.5 * is_same), is_same
@@ -76,7 +75,7 @@ def main() -> None:
         EVERY_SCORE: every_score_folds(scores, is_same),
     }
     if not np.array_equal(accuracies[FACELIT], accuracies[EVERY_SCORE]):
-        raise SystemExit("facelit and the loop over every score disagree: there is nothing to compare")
+        raise SystemExit("facelit and the loop over every score disagree: not comparable")
     timings = time_in_turns(
         {
             FACELIT: lambda: evaluate_pairs(scores, is_same, FOLDS),

@@ -1,8 +1,8 @@
-"""What one verification on LFW costs: embedding 7,701 crops once and evaluating 6,000 pairs, against the plain way.
+"""The cost of one verification on LFW: embedding 7,701 crops once and evaluating 6,000 pairs, against the plain method.
 
-The plain way, as many repositories have it: a Dataset of pairs, both crops of each read and embedded (12,000), and thresholds from a
-grid of 0.01 in a Python loop. Reading, network, precision and batch size are the same for both; the network is VGG16 without
-trained weights, narrow by default, so the accuracies mean nothing but must agree. Without `--lfw` the crops are random and in memory.
+The plain method, found in many repositories: a Dataset of pairs, both crops of each read and embedded (12,000), and thresholds from
+a grid of 0.01 in a Python loop. Reading, network, precision and batch size are the same for both; the network is VGG16 with random
+weights, narrow by default, so the accuracies mean nothing but must agree. Without `--lfw` the crops are random and in memory.
 
     python benchmarks/verification_run.py [--lfw datasets/lfw] [--pairs-per-fold 600] [--width 0.125] [--device cuda] [--json FILE]
 """
@@ -36,11 +36,11 @@ LFW_IMAGES, FOLDS, KINDS = 7_701, 10, 2
 
 
 class RandomCrops(VerificationSource):
-    """As many crops, pairs and folds as LFW's View 2 has.
+    """Random crops, with pairs and folds like LFW's View 2.
 
     Args:
-        num_images: How many crops.
-        pairs_per_fold: How many pairs, half of them genuine.
+        num_images: The number of crops.
+        pairs_per_fold: The number of pairs in each fold, half of them genuine.
     """
 
     def __init__(self, num_images: int, pairs_per_fold: int) -> None:
@@ -81,7 +81,7 @@ class Subset(VerificationSource):
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Both crops of each pair: the plain way."""
+    """Both crops of each pair: the plain method."""
 
     def __init__(self, source: VerificationSource) -> None:
         self.source = source
@@ -97,7 +97,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Setting(NamedTuple):
-    """What both ways share."""
+    """The settings that both methods share."""
 
     network: nn.Module
     device: torch.device
@@ -107,7 +107,7 @@ class Setting(NamedTuple):
 
 
 def embed(setting: Setting, crops: Tensor) -> Tensor:
-    """uint8 (N, 3, 112, 112) to float32 (N, D), on the device."""
+    """Embeds uint8 crops (N, 3, 112, 112) to float32 (N, D), on the device."""
     images = normalize(crops.to(setting.device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
     with torch.autocast(setting.device.type, torch.bfloat16, enabled=setting.bf16):
         embeddings: Tensor = setting.network(images)
@@ -116,7 +116,7 @@ def embed(setting: Setting, crops: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def facelit_way(setting: Setting, source: VerificationSource) -> npt.NDArray[np.float64]:
-    """Every crop once; fold accuracies."""
+    """Embeds every crop once; returns the fold accuracies."""
     metric = PairVerification(np.stack([source.first, source.second], axis=1), source.is_same, source.folds)
     batches: Iterable[tuple[Tensor, Tensor]] = DataLoader(
         EvalImages(source), setting.batch, num_workers=setting.workers, pin_memory=setting.device.type == "cuda"
@@ -128,7 +128,7 @@ def facelit_way(setting: Setting, source: VerificationSource) -> npt.NDArray[np.
 
 @torch.inference_mode()
 def plain_way(setting: Setting, source: VerificationSource) -> npt.NDArray[np.float64]:
-    """Every pair's two crops; fold accuracies."""
+    """Embeds every pair's two crops; returns the fold accuracies."""
     batches: Iterable[tuple[Tensor, Tensor]] = DataLoader(
         Pairs(source), setting.batch, num_workers=setting.workers, pin_memory=setting.device.type == "cuda"
     )
@@ -149,7 +149,7 @@ def grid_accuracies(
 
 
 def measure(ways: dict[str, Callable[[], npt.NDArray[np.float64]]], repeats: int) -> dict[str, tuple[Timing, float]]:
-    """Each way in turns: its seconds, and the mean accuracy it found."""
+    """Runs the methods alternately; returns each one's seconds and mean accuracy."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     accuracies: dict[str, float] = {}
     for _ in range(repeats):
@@ -161,7 +161,7 @@ def measure(ways: dict[str, Callable[[], npt.NDArray[np.float64]]], repeats: int
 
 
 def make_source(lfw: Path | None, pairs_per_fold: int) -> VerificationSource:
-    """LFW, or random crops in its numbers."""
+    """LFW, or as many random crops."""
     if lfw is None:
         return RandomCrops(max(2, LFW_IMAGES * pairs_per_fold // 600), pairs_per_fold)
     source = PairsFolder(lfw / "aligned_112", lfw / "pairs.txt")

@@ -1,1 +1,1 @@
-"""What a training step costs on 1 to 64 GPUs, on paper: the arithmetic behind docs/scaling.md."""
+"""The calculated cost of a training step on 1 to 64 GPUs: the arithmetic behind docs/scaling.md."""

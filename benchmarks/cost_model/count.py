@@ -1,4 +1,4 @@
-"""What one crop costs a network, counted on shapes alone."""
+"""Counts a network's cost for one crop, from shapes alone."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from cost_model.model import Backbone
 from harness.roofline import count_flops
 
-_IMAGES = 2  # batch normalisation refuses a single value for each channel
+_IMAGES = 2  # batch normalisation rejects a single value per channel
 
 
 def count_backbone(name: str, network: nn.Module) -> Backbone:
-    """FLOP of a forward, parameters, and the activations that the backward needs, by image.
+    """Counts forward FLOP, parameters, and the activations that the backward pass needs, per image.
 
     Args:
-        name: What a table calls it.
-        network: Float images (N, 3, 112, 112) to embeddings (N, D), in training mode; it is left as it is.
+        name: The network's name in tables.
+        network: Maps float images (N, 3, 112, 112) to embeddings (N, D), in training mode; not changed.
     """
     saved_16, _ = _activations(copy.deepcopy(network).bfloat16())
     saved_32, largest = _activations(copy.deepcopy(network).float())
@@ -27,10 +27,10 @@ def count_backbone(name: str, network: nn.Module) -> Backbone:
 
 
 def _activations(network: nn.Module) -> tuple[float, int]:
-    """Bytes of what autograd saves, each storage once, and elements of the largest of them."""
+    """Bytes that autograd saves, counting each storage once, and elements of the largest."""
     shapes = network.to("meta")
     parameters = {parameter.untyped_storage()._cdata for parameter in shapes.parameters()}
-    storages: dict[int, torch.UntypedStorage] = {}  # kept, so that no number is given out twice
+    storages: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no id is reused
     largest = 0
 
     def save(tensor: Tensor) -> Tensor:

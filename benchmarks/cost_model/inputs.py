@@ -1,4 +1,4 @@
-"""What goes into the cost model: data sets, networks, machines, and where each figure comes from."""
+"""The inputs of the cost model: data sets, networks, machines, and the source of each figure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cost_model.model import Backbone, Link, Machine
 
 
 class Dataset(NamedTuple):
-    """A training set: how many images of how many identities."""
+    """A training set: its numbers of images and identities."""
 
     name: str
     images: int
@@ -25,7 +25,7 @@ DATASETS = (
 )
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 
-# For crops of 112x112 and embeddings of 512, counted by scaling_count.py; a test counts again.
+# For crops of 112x112 and embeddings of 512, counted by count.py; a test counts again.
 BACKBONES = {
     "vgg16": Backbone("VGG16", 7_715_258_368, 35_690_816, (10_682_880, 18_318_336), 802_816),
     "vgg16_bn": Backbone("VGG16-BN", 7_715_258_368, 35_699_264, (17_481_984, 31_899_648), 802_816),
@@ -77,7 +77,7 @@ MACHINES = {
 
 
 def input_rows(machine: Machine) -> list[list[str]]:
-    """Every figure of a machine: its value, whether it was measured, and the command that measures it."""
+    """Every figure of a machine: its value, whether it was measured, and the command to measure it."""
     m, check = machine, "`scaling.py --check --device cuda`"
     nccl = "NCCL's `all_reduce_perf -b 8 -e 1G -f 2`"
     measured = "measured before this project" if m.matmul == _H200.matmul else "assumed: 85 % of the data sheet"

@@ -1,7 +1,7 @@
-"""What a training step costs on 1 to 64 GPUs, on paper: the arithmetic behind docs/scaling.md.
+"""Calculates the cost of a training step on 1 to 64 GPUs: the arithmetic behind docs/scaling.md.
 
 Pure functions of a machine, a job and a number of GPUs; no torch. Units are bytes, seconds, FLOP (a multiply-add is two) and their
-rates. What is left out: kernel launches, Python, stragglers, validation, and the disk.
+rates. The model ignores kernel launches, Python, stragglers, validation, and the disk.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Literal
 FLOAT32, BFLOAT16, INT64 = 4, 2, 8
 
 SGD_TRAFFIC = 5 * FLOAT32
-"""Bytes an optimizer step moves for each parameter: it reads weight, gradient and momentum, and writes two of them."""
+"""Bytes that an optimizer step moves per parameter: it reads weight, gradient and momentum, and writes two of them."""
 BUCKET_TRAFFIC = 2 * FLOAT32
-"""Bytes its gradient moves besides: into DistributedDataParallel's bucket, where it stays."""
+"""Further bytes for its gradient: into DistributedDataParallel's bucket, where it stays."""
 FRESH_GRADIENTS = 1
-"""Tensors of a head's size that each step allocates anew: the gradient."""
+"""Tensors of the head's size that each step allocates: the gradient."""
 SAMPLED_COPIES = 2
-"""Where a step takes a sample of the identities: their weights are copied out, and the copy has a gradient."""
+"""The same if a step samples identities: their weights are copied, and the copy has a gradient."""
 SOFTMAX_PASSES, AGAIN_PASSES = 11, 5
-"""Times that a logit is written or read, and how many more where it is made twice: counted in `facelit.heads.identity_logits`."""
+"""Reads and writes of a logit, and the further ones if it is computed twice: counted in `facelit.heads.identity_logits`."""
 TRIPLET_PASSES, TRIPLET_TENSORS = 40, 12
 """The same for an entry of the distance matrix (sorting counts for twenty), and how many matrices of its size live at once."""
 PLAIN_LOGITS, KEPT_LOGITS = 3, 2
 """Tensors of the logits' size alive at once: logits, log-softmax and gradient; in facelit's heads softmax and gradient."""
 MAX_LOGITS = 2**25
-"""Logits that facelit's heads hold at a time; more are made in groups of identities, and again in the backward."""
+"""The most logits that facelit's heads hold at once; more are computed in groups of identities, and again in the backward."""
 CHECKPOINTED = 1 / 3
 """Share of the activations that gradient checkpointing keeps."""
 BUCKET = 25 * 2**20
-"""Bytes of DistributedDataParallel's gradient buckets: the last one's all-reduce has no backward left to hide behind."""
+"""Bytes of DistributedDataParallel's gradient buckets: no backward is left to hide the last one's all-reduce."""
 
 Head = Literal["softmax", "center", "triplet"]
 
 
 @dataclass(frozen=True)
 class Link:
-    """A way between GPUs: bytes/s in one direction, seconds until a message's first byte arrives."""
+    """A connection between GPUs: bytes/s in one direction, and seconds until a message's first byte arrives."""
 
     bandwidth: float
     latency: float
@@ -45,25 +45,25 @@ class Link:
 
 @dataclass(frozen=True)
 class Machine:
-    """One GPU, what it is connected to, and the CPU cores that feed it.
+    """One GPU, its connections, and the CPU cores that feed it.
 
     Attributes:
-        name: What a table calls it.
+        name: The machine's name in tables.
         matmul: FLOP/s of large matrix products in the training precision.
-        efficiency: Share of that which the backbone's forward and backward reach.
+        efficiency: Share of that rate which the backbone's forward and backward reach.
         head_matmul: FLOP/s of the head's float32 products.
         memory: Bytes of a GPU; `reserved` of them are taken by the context, workspaces and fragmentation.
         reserved: See `memory`.
         memory_bandwidth: Bytes/s.
-        first_touch: Bytes/s of memory that the system hands out afresh: page by page on a CPU, infinite on a GPU, where torch keeps it.
-        gpus_per_node: How many GPUs one node holds.
-        intra: Between the GPUs of a node, for each GPU.
-        inter: Out of a node, all of its network cards together.
+        first_touch: Bytes/s of newly allocated memory: page by page on a CPU, infinite on a GPU, where torch keeps it.
+        gpus_per_node: The number of GPUs in a node.
+        intra: The connection between a node's GPUs, for each GPU.
+        inter: The connection out of a node, with all of its network cards together.
         overlap: Share of the backward that an all-reduce can hide behind.
         crops_per_worker: Crops/s that one loader process reads and decodes.
         workers: Loader processes for each GPU.
-        max_workers: How many its CPU cores allow.
-        decodes: Whether the GPU decodes the JPEGs itself, so that the loader has next to nothing to do.
+        max_workers: The most loader processes that the CPU cores allow.
+        decodes: Whether the GPU decodes the JPEGs itself, which leaves the loader almost nothing to do.
     """
 
     name: str
@@ -86,12 +86,12 @@ class Machine:
 
 @dataclass(frozen=True)
 class Backbone:
-    """What one image costs a backbone.
+    """A backbone's cost for one image.
 
     Attributes:
-        name: What a table calls it.
-        flops: FLOP of a forward.
-        params: Parameters.
+        name: The network's name in tables.
+        flops: FLOP of a forward pass.
+        params: The number of parameters.
         saved: Bytes of the activations that the backward needs, in bfloat16 and in float32.
         largest: Elements of the largest activation.
     """
@@ -105,17 +105,17 @@ class Backbone:
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, and with which options.
+    """What to train, and with which options.
 
     Attributes:
         backbone: The network.
         head: Softmax, softmax + center loss, or triplets over the global batch.
-        identities: Of the training set; a triplet head has no parameters for them.
+        identities: Identities in the training set; a triplet head has no parameters for them.
         embedding_dim: Length of an embedding.
         batch: Images per GPU and step.
-        bf16: Whether the backbone runs in bfloat16 (weights, gradients and momentum are float32 all the same).
-        chunked: Whether no more than MAX_LOGITS logits are held at a time, as facelit's heads do it.
-        sharded: Whether each GPU holds its share of the identities only (`--model.head.sharded true`).
+        bf16: Whether the backbone runs in bfloat16 (weights, gradients and momentum are float32 regardless).
+        chunked: Whether at most MAX_LOGITS logits are held at once, as in facelit's heads.
+        sharded: Whether each GPU holds only its share of the identities (`--model.head.sharded true`).
         sample_rate: Share of the other identities that a step compares with (`--model.head.sample_rate`).
         checkpointing: Whether the backbone recomputes its activations in the backward.
         compressed: Whether gradients travel in 16 bits.
@@ -141,11 +141,11 @@ class Step:
     Attributes:
         backbone: Forward and backward of the network.
         head: Forward and backward of the loss.
-        optimizer: The update of all parameters, and what their gradients move on the way.
+        optimizer: The update of all parameters, and the memory traffic of their gradients.
         gather: Collectives that the loss waits for.
-        all_reduce: The gradients' all-reduce, whole.
-        exposed: What of it does not hide behind the backward.
-        loader: Making the next batch, at the same time as all of these.
+        all_reduce: The gradients' whole all-reduce.
+        exposed: The part of it not hidden behind the backward.
+        loader: Making the next batch, concurrently with all of these.
     """
 
     backbone: float
@@ -158,12 +158,12 @@ class Step:
 
     @property
     def gpu(self) -> float:
-        """What one GPU does one after the other."""
+        """The sum of a GPU's consecutive tasks."""
         return self.backbone + self.head + self.optimizer + self.gather + self.exposed
 
     @property
     def total(self) -> float:
-        """The loader works ahead: the slower of the two counts."""
+        """The time per step: as the loader works ahead, the slower of the two counts."""
         return max(self.gpu, self.loader)
 
 
@@ -174,11 +174,11 @@ class Memory:
     Attributes:
         backbone: Weights, gradients, momentum, and the bfloat16 copies of the weights.
         head: Weights, gradients and momentum of the identities.
-        centers: Centers of the identities, which have neither.
-        buckets: The head's gradient once more, on its way into DistributedDataParallel's bucket.
-        activations: What the backward of the network needs.
-        logits: What the loss makes of the batch.
-        reserved: The machine's own.
+        centers: Centers of the identities, which have neither gradients nor momentum.
+        buckets: A second copy of the head's gradient, in DistributedDataParallel's bucket.
+        activations: Activations that the network's backward needs.
+        logits: The loss's logits or distances for the batch.
+        reserved: The machine's own share.
     """
 
     backbone: float
@@ -197,7 +197,7 @@ class Memory:
 
 
 def link(machine: Machine, gpus: int) -> Link:
-    """What a ring over `gpus` GPUs runs on: past one node its slowest stretch counts."""
+    """The connection of a ring over `gpus` GPUs: beyond one node its slowest section counts."""
     if gpus <= machine.gpus_per_node:
         return machine.intra
     slowest = min(machine.intra.bandwidth, machine.inter.bandwidth)
@@ -210,38 +210,38 @@ def all_reduce_seconds(size: float, gpus: int, ring: Link) -> float:
 
 
 def all_gather_seconds(size: float, gpus: int, ring: Link) -> float:
-    """Ring all-gather of `size` bytes from each GPU; a reduce-scatter of gpus x size bytes takes as long."""
+    """Ring all-gather of `size` bytes from each GPU; a reduce-scatter of gpus x size bytes takes equally long."""
     return (gpus - 1) * (size / ring.bandwidth + ring.latency)
 
 
 def head_rows(job: Job, gpus: int) -> float:
-    """Identities that one GPU holds weights for."""
+    """The number of identities that one GPU holds weights for."""
     if job.head == "triplet":
         return 0
     return job.identities / gpus if job.sharded else job.identities
 
 
 def logit_shape(job: Job, gpus: int) -> tuple[float, float]:
-    """Images and identities that one GPU compares: its own with all, or all with its share."""
+    """Images and identities that one GPU compares: its own images with all identities, or all images with its share."""
     images = job.batch * gpus if job.sharded else job.batch
     return images, head_rows(job, gpus) * job.sample_rate
 
 
 def in_groups(job: Job, gpus: int) -> bool:
-    """Whether there are more logits than are held at a time."""
+    """Whether there are more logits than are held at once."""
     images, identities = logit_shape(job, gpus)
     return job.chunked and images * identities > MAX_LOGITS
 
 
 def reduced_params(job: Job, gpus: int) -> float:
-    """Parameters whose gradients DistributedDataParallel sums up; shards stay out of it."""
+    """Parameters whose gradients DistributedDataParallel sums; shards are excluded."""
     return job.backbone.params + (0 if job.sharded else head_rows(job, gpus) * job.embedding_dim)
 
 
 def step(job: Job, machine: Machine, gpus: int) -> Step:
     """Seconds of one training step on `gpus` GPUs."""
     ring = link(machine, gpus)
-    passes = 4 if job.checkpointing else 3  # forward, twice its arithmetic in the backward, and once more
+    passes = 4 if job.checkpointing else 3  # forward, a backward of twice that, and another forward if recomputed
     forward = job.backbone.flops * job.batch / (machine.matmul * machine.efficiency)
     size = reduced_params(job, gpus) * (BFLOAT16 if job.compressed else FLOAT32)
     all_reduce = all_reduce_seconds(size, gpus, ring)
@@ -260,7 +260,7 @@ def step(job: Job, machine: Machine, gpus: int) -> Step:
 
 
 def _parameter_seconds(job: Job, machine: Machine, gpus: int) -> float:
-    """What gradients and the optimizer move outside of the products."""
+    """Seconds of gradient and optimizer traffic outside of the products."""
     head = head_rows(job, gpus) * job.embedding_dim
     buckets = BUCKET_TRAFFIC * reduced_params(job, gpus) if gpus > 1 else 0
     traffic = SGD_TRAFFIC * (job.backbone.params + head) + buckets
@@ -274,19 +274,19 @@ def _head_seconds(job: Job, machine: Machine, gpus: int) -> float:
     else:
         images, identities = logit_shape(job, gpus)
         again = in_groups(job, gpus)
-        # A product forward, two backward, and the first once more where logits are not kept.
+        # A product forward, two backward, and the first again if logits are not kept.
         flops = (8 if again else 6) * images * identities * job.embedding_dim
         traffic = (SOFTMAX_PASSES + AGAIN_PASSES * again) * FLOAT32 * images * identities
     return flops / machine.head_matmul + traffic / machine.memory_bandwidth
 
 
 def _gather_seconds(job: Job, gpus: int, ring: Link) -> float:
-    """Embeddings and labels, where the loss or the centers need those of the global batch."""
+    """Seconds to gather embeddings and labels, if the loss or the centers need the global batch's."""
     size = job.batch * job.embedding_dim * FLOAT32
     gathered = all_gather_seconds(size, gpus, ring) + all_gather_seconds(job.batch * INT64, gpus, ring)
     if not job.sharded:
         return 0.0 if job.head == "softmax" else gathered
-    # Their gradient is summed up over all, and four numbers an image are exchanged; the centers find all they need there.
+    # Their gradient is summed over all GPUs, and four numbers per image are exchanged, which suffices for the centers.
     sums = all_gather_seconds(4 * job.batch * gpus * FLOAT32, gpus, ring)
     return gathered + all_reduce_seconds(size * gpus, gpus, ring) + sums
 

@@ -1,4 +1,4 @@
-"""What breaks first on so many GPUs, and which options help, by the cost model."""
+"""Finds what breaks first on a number of GPUs, and which options help, according to the cost model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from cost_model.model import Job, Machine, images_per_second, memory, step
 
 NETWORK_SHARE = 0.2
-"""Share of a step above which waiting for the network is called a break."""
+"""The share of a step above which waiting for the network counts as a break."""
 SAMPLE_RATE = 0.1
-"""The rate of negatives that is tried where the head takes longer than the backbone."""
+"""The sample rate to try if the head takes longer than the backbone."""
 WORTH_IT = 1.05
-"""An option against waiting is turned on where it makes training faster by this factor."""
+"""An option against waiting is turned on if it makes training faster by this factor."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of a job.
+    """A job's bottlenecks and options.
 
     Attributes:
-        job: With the options that were turned on.
-        machine: Likewise: loader processes, and who decodes.
-        first: What broke first, empty where nothing did.
-        options: What was turned on, in order.
-        left: What is still in the way, where no option helps.
+        job: The job with the options turned on.
+        machine: The machine with them: loader processes, and who decodes.
+        first: What broke first; empty if nothing did.
+        options: The options turned on, in order.
+        left: The remaining bottleneck, if no option helps.
     """
 
     job: Job
@@ -44,7 +44,7 @@ class Plan:
 
 
 def breaks(job: Job, machine: Machine, gpus: int) -> str:
-    """What is wrong first: a part that does not fit; a loader, a network or a head that the rest waits for; empty if nothing."""
+    """The first problem: a part that does not fit, or a loader, network or head that the rest waits for; empty if none."""
     used = memory(job, machine, gpus)
     if used.total > machine.memory:
         parts = {"head": used.head + used.centers, "logits": used.logits, "activations": used.activations}
@@ -58,7 +58,7 @@ def breaks(job: Job, machine: Machine, gpus: int) -> str:
 
 
 def changes(broken: str, job: Job, machine: Machine, gpus: int) -> Iterator[Change]:
-    """The options against what is broken that are not on yet."""
+    """The options against a problem that are not on yet."""
     identities = job.head != "triplet"
     if broken == "memory: logits" and not job.chunked:
         yield Change("chunked softmax", replace(job, chunked=True), machine)
@@ -79,9 +79,9 @@ def changes(broken: str, job: Job, machine: Machine, gpus: int) -> Iterator[Chan
 
 
 def plan(job: Job, machine: Machine, gpus: int) -> Plan:
-    """Turns on the option that helps most, one after the other, until nothing is wrong or nothing helps.
+    """Turns on the most helpful option, again and again, until nothing is wrong or nothing helps.
 
-    An option against a lack of memory or a slow loader is turned on in any case.
+    Options against a lack of memory or a slow loader are always turned on.
     """
     first = broken = breaks(job, machine, gpus)
     options: list[str] = []
@@ -94,7 +94,7 @@ def plan(job: Job, machine: Machine, gpus: int) -> Plan:
         if gain < WORTH_IT and broken in ("network", "head"):
             break
         job, machine = best.job, best.machine
-        if best.option.endswith("workers"):  # the last number of them is the one that counts
+        if best.option.endswith("workers"):  # only the last number of them counts
             options = [option for option in options if not option.endswith("workers")]
         options.append(best.option)
         broken = breaks(job, machine, gpus)

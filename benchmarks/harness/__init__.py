@@ -1,1 +1,1 @@
-"""What the benchmark scripts share: timing, memory, the machine, the training step, tables."""
+"""Code shared by the benchmark scripts: timing, memory, the machine, the training step, tables."""

@@ -17,13 +17,13 @@ def profile_steps(step: Callable[[], object], steps: int, device: torch.device, 
 
     Args:
         step: One training step.
-        steps: How many, after one that is not profiled.
-        device: Where they run.
-        out: The folder that is written into.
-        name: Begins the files' names.
+        steps: The number of steps to profile, after one that is not.
+        device: The device they run on.
+        out: The folder to write to.
+        name: The beginning of the files' names.
 
     Returns:
-        The share of the time that the GPU had nothing to do, from 0 to 1; None on a CPU.
+        The share of time that the GPU was idle, from 0 to 1; None on a CPU.
     """
     out.mkdir(parents=True, exist_ok=True)
     step()

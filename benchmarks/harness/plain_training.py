@@ -1,9 +1,9 @@
-"""The plain, obvious training step that facelit's is compared with.
+"""The plain, obvious training step to compare facelit's with.
 
 float32 in NCHW order, no fused optimizer. Center loss: the matrix of all batch x identities distances, a mask that
 picks one of each row, and an update of every center. Triplets: drawn beforehand, their anchors, positives and negatives sent
-through the network in three forward passes, a third of the batch each. Softmax: a linear layer and cross entropy. It is given
-normalised images that need no augmentation, and logs nothing: what it leaves out is to its advantage.
+through the network in three forward passes, a third of the batch each. Softmax: a linear layer and cross entropy. To its
+advantage, its images are already normalised and not augmented, and it logs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ALPHA, _WEIGHT, _MARGIN = 0.5, 0.003, 0.2
 
 
 def dense_bytes(setting: Setting) -> int:
-    """About what the dense baseline holds at a time of centers and logits.
+    """Approximate bytes of centers and logits that the dense baseline holds at once.
 
     Centers and two temporaries of their size; weights, gradient and momentum; six batch x identities matrices of distances and
     mask (one int64), three of logits.
@@ -31,10 +31,10 @@ def dense_bytes(setting: Setting) -> int:
 
 
 class PlainTraining:
-    """A training step as it is written first.
+    """A training step in its usual first implementation.
 
     Args:
-        setting: Which network, head and sizes; its precision and `compiled` are left aside.
+        setting: The network, head and sizes; its precision and `compiled` are ignored.
     """
 
     def __init__(self, setting: Setting) -> None:

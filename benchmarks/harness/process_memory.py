@@ -1,4 +1,4 @@
-"""How much memory this process holds, and the most it has held: bytes, read without a package."""
+"""This process's current and peak memory in bytes, read without a package."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def resident_bytes() -> int:
-    """Resident memory now; where the system does not say, the most it has been."""
+    """Resident memory now, or its peak if the system does not tell."""
     if _STATM.is_file():
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory there has been, of this program: `ru_maxrss` counts its parent's too, where that started it."""
+    """The peak resident memory of this program; unlike `ru_maxrss`, not including that of the parent that started it."""
     if _STATUS.is_file():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -31,13 +31,13 @@ def peak_resident_bytes() -> int:
 
 
 def release_free_memory() -> None:
-    """Gives what the allocator keeps of freed memory back to the system (glibc), so that what is taken next counts as taken."""
+    """Returns freed memory that the allocator (glibc) still holds to the system, so that later allocations count as growth."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
 
 def available_bytes() -> int:
-    """Memory that can still be had, or 8 GiB where the system does not say."""
+    """Available memory, or 8 GiB if the system does not tell."""
     if _MEMINFO.is_file():
         for line in _MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):

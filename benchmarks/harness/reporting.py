@@ -1,4 +1,4 @@
-"""What the benchmark scripts share: the machine they ran on, timing with its spread, a table, a JSON file."""
+"""Reporting, shared by the benchmark scripts: the machine, timing with its spread, a table, a JSON file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Timing(NamedTuple):
     repeats: int
 
     def milliseconds(self) -> str:
-        """As a table shows it."""
+        """Formats the timing for a table."""
         low, high = 1e3 * self.first_quartile, 1e3 * self.third_quartile
         return f"{1e3 * self.median:.2f} ms ({low:.2f} to {high:.2f})"
 
@@ -30,12 +30,12 @@ class Timing(NamedTuple):
 def time_in_turns(
     calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], warmups: int = 1
 ) -> dict[str, Timing]:
-    """Times several calls in one run, in turns, so that all of them see the same machine.
+    """Times several calls in one run, alternating between them so that all see the same machine.
 
     Args:
-        calls: What is timed, by name.
-        repeats: How often each is timed, at least twice; a call with fewer sits out the last rounds.
-        warmups: Calls of each before the clock starts.
+        calls: The functions to time, by name.
+        repeats: The number of timings of each, at least two; a call with fewer sits out the last rounds.
+        warmups: The number of calls of each before the clock starts.
     """
     for call in calls.values():
         for _ in range(warmups):
@@ -57,7 +57,7 @@ def summarise(seconds: Sequence[float]) -> Timing:
 
 
 def machine(packages: Sequence[str]) -> dict[str, str]:
-    """Processor, cores, system, and the versions of Python and of the packages named."""
+    """Processor, cores, system, and the versions of Python and the named packages."""
     versions = {package: metadata.version(package) for package in packages}
     cores = f"{os.cpu_count()} cores"
     system = f"{platform.system()} {platform.machine()}"
@@ -79,14 +79,14 @@ def _processor() -> str:
 
 
 def print_header(title: str, facts: Mapping[str, str]) -> None:
-    """Prints what is measured, and on what."""
+    """Prints a title and facts about the machine."""
     print(title)
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print()
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a Markdown table, aligned, that can be pasted into a README."""
+    """Prints an aligned Markdown table, ready to paste into a README."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     lines = [columns, ["-" * width for width in widths], *rows]
     for cells in lines:
@@ -94,6 +94,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def write_json(path: Path | None, figures: Mapping[str, object]) -> None:
-    """Writes the figures to a file, if one is asked for."""
+    """Writes the figures to a file, if one is requested."""
     if path is not None:
         path.write_text(json.dumps(figures, indent=2) + "\n")

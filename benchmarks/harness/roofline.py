@@ -1,7 +1,7 @@
-"""What a machine can do at best, and what a network asks of it: measured matrix products, counted FLOPs.
+"""A machine's best rate and a network's demands: measured matrix products, counted FLOPs.
 
-A multiplication and an addition count as two operations. Counted are a model's own matrix products and convolutions, forward and
-backward, as its formulas have them: work that an implementation repeats (checkpointing, chunks) does not count as achieved.
+A multiplication and an addition count as two operations. Only a model's matrix products and convolutions, forward and backward,
+count, as in its formulas: work that an implementation repeats (checkpointing, chunks) does not count as achieved.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from facelit.heads import Head
 
 _SIZES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192, 16384)}
-_COUNTED_IMAGES = 2  # batch normalisation refuses a single value for each channel
-_FORWARD_AND_BACKWARD = 3  # products for each one of the forward: itself, and one gradient for each of its factors
+_COUNTED_IMAGES = 2  # batch normalisation rejects a single value per channel
+_FORWARD_AND_BACKWARD = 3  # products for each one in the forward pass: itself, and a gradient for each of its factors
 
 
 class MatrixRate(NamedTuple):
-    """The fastest square matrix product that was measured: operations per second, and the side of the matrices."""
+    """The fastest square matrix product measured: operations per second, and the side of the matrices."""
 
     flops_per_second: float
     size: int
@@ -42,10 +42,10 @@ def measure_matrix_rate(
     """Times matrix products of several sizes and keeps the best of all runs: the machine's practical limit.
 
     Args:
-        device: Where.
-        dtype: Of both factors; float32 products follow torch's own setting of TF32, as training does.
+        device: The device to measure.
+        dtype: The type of both factors; float32 products follow torch's setting for TF32, as in training.
         sizes: Sides of the matrices.
-        repeats: Timings of each size, after one that is not counted.
+        repeats: Timings of each size, after one that does not count.
     """
     rates = []
     for size in sizes or _SIZES.get(device.type, _SIZES["cpu"]):
@@ -56,7 +56,7 @@ def measure_matrix_rate(
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: by events on a GPU, by the clock elsewhere."""
+    """Seconds of one call, measured by events on a GPU and by the clock elsewhere."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]  # torch's own
         start.record()
@@ -70,10 +70,10 @@ def seconds_of(call: Callable[[], object], device: torch.device) -> float:
 
 
 def count_flops(backbone: nn.Module) -> Flops:
-    """Counts a backbone's operations for a crop, on shapes alone (meta tensors).
+    """Counts a backbone's operations for one crop, from shapes alone (meta tensors).
 
     Args:
-        backbone: Float images (N, 3, 112, 112) to embeddings (N, D); left as it is.
+        backbone: Maps float images (N, 3, 112, 112) to embeddings (N, D); not changed.
     """
     shapes = copy.deepcopy(backbone).to("meta").train()
     images = torch.empty(_COUNTED_IMAGES, 3, 112, 112, device="meta", dtype=next(shapes.parameters()).dtype)
@@ -85,17 +85,17 @@ def count_flops(backbone: nn.Module) -> Flops:
 
 
 def head_flops(head: Head, batch: int, embedding_dim: int) -> int:
-    """Operations of a head for one batch, forward and backward.
+    """Counts a head's operations for one batch, forward and backward.
 
     A head with identities multiplies embeddings and weights, (N, D) x (D, C); one without compares the embeddings with one
-    another, (N, D) x (D, N). Center loss touches N rows: nothing beside these.
+    another, (N, D) x (D, N). Center loss touches only N rows, which is negligible.
     """
     columns = batch if head.num_identities is None else head.num_identities
     return _FORWARD_AND_BACKWARD * 2 * batch * embedding_dim * columns
 
 
 def device_facts(device: torch.device) -> dict[str, str]:
-    """What a table's header says of the device."""
+    """Facts about the device, for a table's header."""
     if device.type != "cuda":
         return {"device": device.type, "threads": str(torch.get_num_threads())}
     properties = torch.cuda.get_device_properties(device)

@@ -1,4 +1,4 @@
-"""The configuration that a benchmark gives to the real command line, and the call."""
+"""Runs the real command line with a benchmark's configuration."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _HEADS = {"softmax": "SoftmaxHead", "center": "CenterLossHead", "triplet": "Trip
 def run_config(
     setting: Setting, folder: Path, train: dict[str, Any], steps: int, recorder: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `configs/center.yaml` sets, for a network and training set of one's own, with a `StepRecorder`.
+    """The settings of `configs/center.yaml` for another network and training set, with a `StepRecorder`.
 
     Args:
-        setting: Network, head and sizes.
-        folder: Runs are written below it.
-        train: The training set, as `data.train` has it.
-        steps: Optimizer steps of the run.
-        recorder: Arguments of the `StepRecorder`.
+        setting: The network, head and sizes.
+        folder: The folder for runs.
+        train: The training set, as in `data.train`.
+        steps: The number of optimizer steps.
+        recorder: The arguments of the `StepRecorder`.
     """
     backbone: dict[str, Any] = {
         "class_path": "facelit.backbones.VGG16",
@@ -83,10 +83,10 @@ def run_config(
 
 
 def fit(config: dict[str, Any], folder: Path, *options: str) -> None:
-    """`python main.py fit --config FILE`, in this process; what it prints is shown only where it fails.
+    """Runs `python main.py fit --config FILE` in this process; its output is shown only if it fails.
 
     Raises:
-        SystemExit: As the program ends after a user's slip.
+        SystemExit: The program ended with a user error.
     """
     path = folder / "benchmark.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -102,7 +102,7 @@ def fit(config: dict[str, Any], folder: Path, *options: str) -> None:
 
 @contextlib.contextmanager
 def _like_a_terminal() -> Iterator[None]:
-    """Lets the progress bar draw all that it would draw on a terminal, whatever it draws to."""
+    """Makes the progress bar draw as on a terminal, whatever the output."""
     before = {name: os.environ.get(name) for name in ("FORCE_COLOR", "TERM")}
     os.environ |= {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     try:

@@ -1,4 +1,4 @@
-"""A callback that notes time and memory after each optimizer step of a real `fit`, and leaves them in a file."""
+"""A callback that records time and memory after each optimizer step of a real `fit`, and writes them to a file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from harness.process_memory import resident_bytes
 
 
 class Steps(NamedTuple):
-    """What a run left.
+    """A run's records.
 
-    `seconds`: time from the end of one step to the end of the next, float64 (steps,); NaN for the first of an epoch, as
-    validation lies between; `resident`: bytes of the process after each step; `on_gpu`: bytes of tensors on the GPU, 0 without
-    one; `window`: seconds from the first counted step to the last, a GPU being waited for at both ends, 0 where it was not
-    asked for; `counted`: steps in it; `saving`: seconds of writing one checkpoint, 0 likewise.
+    `seconds`: time from the end of one step to the end of the next, float64 (steps,); NaN for the first step of an epoch, which
+    follows a validation; `resident`: bytes of the process after each step; `on_gpu`: bytes of tensors on the GPU, 0 without
+    one; `window`: seconds from the first counted step to the last, waiting for a GPU at both ends, 0 if not requested;
+    `counted`: the number of steps in it; `saving`: seconds to write one checkpoint, 0 if not requested.
     """
 
     seconds: npt.NDArray[np.float64]
@@ -33,14 +33,14 @@ class Steps(NamedTuple):
 
 
 class StepRecorder(Callback):
-    """Notes each step; the file is written when training ends.
+    """Records each step; the file is written when training ends.
 
     Args:
         path: The file, `.npz`.
-        first: Steps before the window that is timed as a whole; None times none.
-        last: The step that ends it.
-        memory: Whether memory is noted, which takes a few microseconds a step.
-        checkpoint: Whether the writing of a checkpoint is timed at the end.
+        first: The number of steps before the window that is timed as a whole; None for no window.
+        last: The step that ends the window.
+        memory: Whether to record memory, which takes a few microseconds per step.
+        checkpoint: Whether to time the writing of a checkpoint at the end.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class StepRecorder(Callback):
         self._window = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The first step of an epoch has nothing to be timed from."""
+        """Skips the first step of an epoch, which has no start time."""
         self._before = float("nan")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes a step."""
+        """Records a step."""
         cuda = pl_module.device.type == "cuda"
         ends_window = self.first is not None and trainer.global_step in (self.first, self.last)
         if ends_window and cuda:
@@ -93,7 +93,7 @@ class StepRecorder(Callback):
 
 
 def read_steps(path: Path) -> Steps:
-    """What a `StepRecorder` has written."""
+    """Reads the file that a `StepRecorder` wrote."""
     with np.load(path) as file:
         arrays = {name: file[name] for name in Steps._fields}
     window, counted, saving = float(arrays["window"]), int(arrays["counted"]), float(arrays["saving"])

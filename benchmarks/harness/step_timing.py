@@ -1,4 +1,4 @@
-"""facelit's own training step in a bare loop, whole and in parts, with a clock that does not make a GPU wait."""
+"""The training step of facelit in a bare loop, whole and in parts, with a clock that does not make a GPU wait."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ PARTS = (
 
 
 class PartClock:
-    """Notes when each part of a step ends: on a GPU as events in its own queue, which are read once at the end.
+    """Records when each part of a step ends: on a GPU as events in its queue, read once at the end.
 
     Args:
-        device: Where the steps run.
+        device: The device that the steps run on.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,7 @@ class PartClock:
         self._marks: list[tuple[str, Any]] = []
 
     def mark(self, part: str) -> None:
-        """A part ends here; "" only starts the clock."""
+        """Marks the end of a part; "" only starts the clock."""
         if self.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's own
             event.record()
@@ -46,7 +46,7 @@ class PartClock:
             self._marks.append((part, perf_counter()))
 
     def seconds(self) -> dict[str, list[float]]:
-        """Seconds of each part, one for each step, in the order of the first step."""
+        """Seconds of each part, one per step, in the order of the first step."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         parts: dict[str, list[float]] = {}
@@ -58,10 +58,10 @@ class PartClock:
 
 
 class BareStep:
-    """Backbone, head and optimizers as `fit` has them, stepped without Lightning.
+    """Backbone, head and optimizers as in `fit`, stepped without Lightning.
 
     Args:
-        setting: Which.
+        setting: The network, head and sizes.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -71,7 +71,7 @@ class BareStep:
         self._parameters = [p for p in self.recognizer.parameters() if p.requires_grad]
 
     def step(self, batch: TrainBatch, logs: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
-        """One optimizer step on a batch that is on the device; the loss, detached, and the metrics of a step that is logged."""
+        """Takes one optimizer step on a batch on the device; returns the loss, detached, and a logged step's metrics."""
         self.optimizer.zero_grad()
         with autocast(self.setting), metrics_wanted(logs):
             output = self.recognizer.head(self.recognizer(batch.images), batch.labels)
@@ -83,7 +83,7 @@ class BareStep:
         return output.loss.detach(), output.metrics
 
     def step_in_parts(self, batch: TrainBatch, clock: PartClock) -> None:
-        """The same step, cut at the embeddings, so that the head's backward ends before the backbone's begins."""
+        """Takes the same step, split at the embeddings, so that the head's backward ends before the backbone's begins."""
         self.optimizer.zero_grad()
         with autocast(self.setting), metrics_wanted(False):
             embeddings = self.recognizer(batch.images)

@@ -1,4 +1,4 @@
-"""What the training benchmarks run: facelit's own networks, heads, loaders and optimizers, and crops that cost nothing to read."""
+"""The setup of the training benchmarks: facelit's own networks, heads, loaders and optimizers, and crops that are free to read."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ IDENTITIES = (8_631, 85_742, 360_232)
 """VGGFace2's training part, MS1MV2, Glint360K."""
 EMBEDDING_DIM, IMAGES_PER_IDENTITY = 512, 4
 GRADIENT_CLIP = 5.0
-"""As configs/center.yaml has it."""
+"""As in configs/center.yaml."""
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed"}
 """Lightning's names for them."""
 DTYPES = {"32": torch.float32, "bf16": torch.bfloat16}
@@ -51,7 +51,7 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As a table shows it; triplets know no number of identities."""
+        """The name in tables; triplets do not depend on the number of identities."""
         return (
             f"{self.backbone}, {self.head}"
             if self.head == "triplet"
@@ -60,7 +60,7 @@ class Setting(NamedTuple):
 
 
 def make_backbone(name: str, width: float) -> nn.Module:
-    """A network without trained weights."""
+    """A network with random weights."""
     if name == "resnet50":
         return TorchvisionBackbone("resnet50", EMBEDDING_DIM)
     return VGG16(EMBEDDING_DIM, batch_norm=name == "vgg16_bn", width=width)
@@ -74,7 +74,7 @@ def make_head(name: str, identities: int) -> Head:
 
 
 def make_recognizer(setting: Setting) -> FaceRecognizer:
-    """Backbone, head and optimizers as `fit` sets them up, on the device, beside a trainer that never runs."""
+    """Backbone, head and optimizers as `fit` sets them up, on the device, with a trainer that never runs."""
     optimizer = functools.partial(torch.optim.SGD, lr=1e-3, momentum=0.9, weight_decay=5e-4)
     torch.manual_seed(0)
     backbone, head = make_backbone(setting.backbone, setting.width), make_head(setting.head, setting.identities)
@@ -84,7 +84,7 @@ def make_recognizer(setting: Setting) -> FaceRecognizer:
 
 
 def quiet_trainer(setting: Setting, **options: Any) -> Trainer:
-    """A trainer with everything off that can be off, on one device; cuDNN tries its kernels, as under `fit`."""
+    """A trainer with everything optional off, on one device; cuDNN times its kernels, as under `fit`."""
     silence_lightning()
     off = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
@@ -101,13 +101,13 @@ def quiet_trainer(setting: Setting, **options: Any) -> Trainer:
 
 
 def silence_lightning() -> None:
-    """Keeps its remarks out of the tables."""
+    """Keeps Lightning's messages out of the tables."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def network_optimizer(recognizer: FaceRecognizer) -> torch.optim.Optimizer:
-    """The network's optimizer; the head's own, if it has one, is `recognizer.head_optimizer` from now on."""
+    """Makes the network's optimizer, and the head's own, if any, as `recognizer.head_optimizer`."""
     configured = recognizer.configure_optimizers()
     assert isinstance(configured, dict)
     optimizer: torch.optim.Optimizer = configured["optimizer"]
@@ -122,12 +122,12 @@ def autocast(setting: Setting) -> AbstractContextManager[object]:
 
 
 class MemoryCrops(IdentitySource):
-    """Random crops that lie in memory: labels as of so many identities, at least as many images as four batches.
+    """Random crops in memory, labelled with a given number of identities.
 
     Args:
-        batch: Images of a batch.
-        num_identities: Labels are spread over so many.
-        batches: Batches of an epoch.
+        batch: Images per batch.
+        num_identities: The number of identities that labels are spread over.
+        batches: Batches per epoch.
     """
 
     def __init__(self, batch: int, num_identities: int, batches: int = 8) -> None:
@@ -144,7 +144,7 @@ class MemoryCrops(IdentitySource):
 
     @property
     def num_identities(self) -> int:
-        """As asked for, whether or not images of all are there."""
+        """The requested number, whether or not all have images."""
         return self._num_identities
 
     @property
@@ -153,7 +153,7 @@ class MemoryCrops(IdentitySource):
         return [str(number) for number in range(self._num_identities)]
 
     def image(self, index: int) -> Crop:
-        """One of twice a batch of crops."""
+        """One of two batches of crops."""
         crop: Crop = self._crops[index % len(self._crops)]
         return crop
 
@@ -163,15 +163,15 @@ class MemoryCrops(IdentitySource):
 
 
 class RepeatedCrops(IdentityFolder):
-    """A pack read over and over, as if it held so many images of so many identities: an epoch without an end in sight.
+    """A pack read repeatedly, as if it held a given number of images and identities, for a very long epoch.
 
-    What is read and decoded is real; the labels are not. (The crops of a small pack stay in the page cache, and so would those of
+    Reading and decoding are real; the labels are not. (The crops of a small pack stay in the page cache, and so would those of
     VGGFace2, 20 GB, on a machine with memory to spare.)
 
     Args:
         root: As for `IdentityFolder`.
-        num_images: How many images the set shall have.
-        identities_of_set: How many identities.
+        num_images: The number of images in the set.
+        identities_of_set: The number of identities in the set.
     """
 
     def __init__(self, root: str, num_images: int = 3_137_807, identities_of_set: int = 8_631) -> None:
@@ -183,7 +183,7 @@ class RepeatedCrops(IdentityFolder):
 
 
 def make_data(source: IdentitySource, setting: Setting) -> FaceDataModule:
-    """The data module of facelit; for triplets P x K batches."""
+    """The data module of facelit, with P x K batches for triplets."""
     if setting.head == "triplet":
         sampler = IdentityBalancedSampler(setting.batch // IMAGES_PER_IDENTITY, IMAGES_PER_IDENTITY)
         return FaceDataModule(source, sampler=sampler, num_workers=setting.workers)
@@ -191,13 +191,13 @@ def make_data(source: IdentitySource, setting: Setting) -> FaceDataModule:
 
 
 def endless(loader: DataLoader[TrainBatch]) -> Iterator[TrainBatch]:
-    """One epoch after the other."""
+    """Yields the batches of one epoch after another."""
     while True:
         yield from loader
 
 
 def on_device(batch: TrainBatch, data: FaceDataModule, device: torch.device) -> TrainBatch:
-    """The transfer, and what the data module does after it: float32 images in [-1, 1], augmented."""
+    """Transfers a batch and applies the data module's changes: float32 images in [-1, 1], augmented."""
     assert isinstance(batch.images, Tensor)
     images, labels, draws = (
         tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels, batch.draws)

@@ -1,4 +1,4 @@
-"""One row on one fold of LFW: who is tested, the commands that train and test, and a folder that remembers what is done."""
+"""One row on one fold of LFW: the tested people, the commands that train and test, and a folder that records progress."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OWN_OPTIONS = (
     ),
     *("trainer.logger", "trainer.enable_", "ckpt_path"),
 )
-"""Beginnings of the options that `Job.command` sets itself."""
+"""Prefixes of the options that `Job.command` sets itself."""
 
 
 class Scores(NamedTuple):
@@ -58,7 +58,7 @@ class Split:
 
     @property
     def name(self) -> str:
-        """As in messages and folder names."""
+        """The name in messages and folder names."""
         return "view-1" if self.fold is None else f"fold-{self.fold:02d}"
 
     @property
@@ -73,16 +73,16 @@ class Split:
         return read_pairs(self.lfw / "pairs.txt", [self.fold], option="--lfw")
 
     def excluded(self) -> Options:
-        """Arguments of the training set that leave the tested people out."""
+        """Arguments of the training set that exclude the tested people."""
         if self.fold is None:
             return {"exclude_identities": str(self.lfw / "lists" / "peopleDevTest.txt")}
         return {"exclude_identities": str(self.lfw / "lists" / "people.txt"), "exclude_folds": [self.fold]}
 
     def training_set(self, minimum: int) -> tuple[int, int]:
-        """How many people and crops are trained on.
+        """The numbers of people and crops to train on.
 
         Args:
-            minimum: People with fewer crops are left out.
+            minimum: People with fewer crops are excluded.
 
         Raises:
             FacelitError: A tested person is among them.
@@ -91,27 +91,27 @@ class Split:
         tested = {name for pair in self.pairs() for name, _ in (pair.first, pair.second)}
         if both := sorted(tested & set(folder.identities)):
             raise FacelitError(
-                f"{self.lfw}: {len(both)} people of {self.name}'s pairs would be trained on ({both[0]}, ...): the lists of"
-                " people and of pairs do not belong together."
+                f"{self.lfw}: {len(both)} people in {self.name}'s pairs would be trained on ({both[0]}, ...): the lists of"
+                " people and of pairs do not match."
             )
         return folder.num_identities, len(folder)
 
 
 def halved(pairs: Sequence[Pair], name: str) -> list[list[Pair]]:
-    """A fold's pairs in two halves, each with half of the genuine and half of the impostor pairs, in their order.
+    """Splits a fold's pairs into halves, each with half of the genuine and half of the impostor pairs, in order.
 
     Raises:
         FacelitError: The number of pairs of either kind is odd.
     """
     kinds = [[pair for pair in pairs if pair.is_same is same] for same in (True, False)]
     if any(len(kind) % 2 for kind in kinds):
-        raise FacelitError(f"{name}: an odd number of genuine or impostor pairs cannot be cut in two halves.")
+        raise FacelitError(f"{name}: an odd number of genuine or impostor pairs cannot be split in half.")
     parts = [(kind[: len(kind) // 2], kind[len(kind) // 2 :]) for kind in kinds]
     return [genuine + impostor for genuine, impostor in zip(*parts, strict=True)]
 
 
 def write_halves(path: Path, halves: Sequence[Sequence[Pair]]) -> None:
-    """A pairs file with the halves as its two folds: facelit verifies on two folds or more."""
+    """Writes a pairs file with the halves as its folds, as facelit needs at least two."""
     lines = [f"{len(halves)}\t{len(halves[0]) // 2}"]
     for pair in (pair for half in halves for pair in half):
         (name, number), (other, other_number) = pair.first, pair.second
@@ -121,14 +121,14 @@ def write_halves(path: Path, halves: Sequence[Sequence[Pair]]) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """The file that `verification.save_scores` writes, with the halves as folds 1 and 2."""
+    """Reads the file that `verification.save_scores` writes, with the halves as folds 1 and 2."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
     folds, same, scores = (np.array([row[column] for row in rows]) for column in range(3))
     return Scores(scores.astype(np.float64), same == "1", folds.astype(np.int64) - 1)
 
 
 def raw_pixel_scores(crops: Path, halves: Sequence[Sequence[Pair]]) -> Scores:
-    """Cosines of the grey crops, each less its own mean: what a network must beat."""
+    """Cosines of the grey crops, each less its own mean: the baseline for a network."""
     pairs = [pair for half in halves for pair in half]
     images = PairImages(crops)
     directions = {key: _direction(images, key) for pair in pairs for key in (pair.first, pair.second)}
@@ -140,9 +140,7 @@ def raw_pixel_scores(crops: Path, halves: Sequence[Sequence[Pair]]) -> Scores:
 def _direction(images: PairImages, key: ImageKey) -> npt.NDArray[np.float64]:
     path = images.find(key)
     if path is None:
-        raise FacelitError(
-            f"{images.root}: photo {key[1]} of {key[0]}, which the pairs name, is absent (option --lfw)."
-        )
+        raise FacelitError(f"{images.root}: photo {key[1]} of {key[0]}, named in the pairs, is missing (option --lfw).")
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("L"), np.float64).ravel()
     pixels = pixels - pixels.mean()
@@ -151,14 +149,14 @@ def _direction(images: PairImages, key: ImageKey) -> npt.NDArray[np.float64]:
 
 
 class Job:
-    """One row on one split: its folder, its commands, and what is there already.
+    """One row on one split: its folder, its commands, and its progress.
 
     Args:
         row: The row's name.
-        options: Of the row, with all changes; none where nothing is trained (raw pixels).
-        split: Who is tested.
-        out: Folder of all results.
-        threads: Of the process that trains.
+        options: The row's options, with all changes; empty if nothing is trained (raw pixels).
+        split: The tested people.
+        out: The folder of all results.
+        threads: CPU threads of the training process.
     """
 
     def __init__(self, row: str, options: Options, split: Split, out: Path, threads: int) -> None:
@@ -169,7 +167,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """As in messages."""
+        """The name in messages."""
         return f"{self.row}, {self.split.name}"
 
     @property
@@ -178,30 +176,30 @@ class Job:
         return (False, True) if self.options else (False,)
 
     def result(self) -> dict[str, Any] | None:
-        """What was found, if the job was done, with all its tests."""
+        """The result, if the job and all its tests are done."""
         if not all(self._scores_file(flip_average).is_file() for flip_average in self.tests):
             return None
         found: dict[str, Any] | None = _read_json(self.folder / "result.json")
         return found
 
     def scores(self, flip_average: bool = False) -> Scores:
-        """The scores of a job that was done."""
+        """The scores of a finished job."""
         with np.load(self._scores_file(flip_average)) as arrays:
             return Scores(arrays["scores"], arrays["is_same"], arrays["halves"])
 
     def keep(self, scores: Scores, flip_average: bool) -> None:
-        """Writes the scores of a test."""
+        """Writes a test's scores."""
         np.savez_compressed(self._scores_file(flip_average), **scores._asdict())
 
     def _scores_file(self, flip_average: bool) -> Path:
         return self.folder / f"scores{'-flip-average' * flip_average}.npz"
 
     def tested(self, flip_average: bool) -> Path:
-        """Folder of a test's log."""
+        """The folder of a test's log."""
         return self.folder / f"testing{'-flip-average' * flip_average}"
 
     def command(self, subcommand: str, flip_average: bool = False) -> list[str]:
-        """`fit`, which goes on at the last epoch where there is one and sees no tested pair; or `validate`."""
+        """The command for `fit`, which resumes from the last epoch, if any, and sees no tested pair; or for `validate`."""
         training = {f"data.train.{name}": value for name, value in self.split.excluded().items()}
         options: Options = {"data.train": "facelit.data.IdentityFolder", "data.train.root": str(self.split.crops)}
         options |= training | self.options | {"data.num_workers": 0, "checkpoint.save_top_k": 0}
@@ -224,21 +222,21 @@ class Job:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other programs out; the lock ends with this one, however it ends."""
+        """Locks out other programs; the lock ends with this program, however it ends."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise FacelitError(f"{self.name}: another program works on it ({self.folder}).") from None
+                raise FacelitError(f"{self.name}: another program is working on it ({self.folder}).") from None
             yield
 
 
 class Runner:
-    """Does jobs, several side by side, each in processes of its own that end with this one.
+    """Runs jobs, several at once, each in its own processes, which end with this one.
 
     Args:
-        jobs: How many at a time.
+        jobs: The number of jobs to run at once.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -248,10 +246,10 @@ class Runner:
         self._lock = threading.Lock()
 
     def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Does them all, and says so in a line each; a job that fails leaves the others be.
+        """Runs all jobs and prints a line about each; a failed job does not stop the others.
 
         Returns:
-            Names of the jobs that failed.
+            The names of the failed jobs.
         """
         failed = []
         pool = ThreadPoolExecutor(self.jobs)
@@ -269,10 +267,10 @@ class Runner:
         return failed
 
     def _do(self, job: Job) -> str:
-        """Trains, tests and keeps the result; a line about it."""
+        """Trains, tests and saves the result; returns a line about it."""
         with job.locked():
             if (found := job.result()) is not None:
-                return f"there already ({found['seconds'] / 60:.1f} min then)"
+                return f"done already ({found['seconds'] / 60:.1f} min then)"
             halves = halved(job.split.pairs(), job.split.name)
             write_halves(job.folder / "pairs.txt", halves)
             start = perf_counter()
@@ -293,7 +291,7 @@ class Runner:
         return f"done in {seconds / 60:.1f} min"
 
     def _train(self, job: Job) -> list[str]:
-        """Trains to the end, where that was not done; its command."""
+        """Trains to the end, unless that is done; returns the command."""
         state_file = job.folder / "trained.json"
         state = _read_json(state_file) or {"seconds": 0.0, "done": False, "command": []}
         if state["done"]:
@@ -339,12 +337,12 @@ class Runner:
 
 
 def _read_json(path: Path) -> Any:
-    """What the file says; None where there is none."""
+    """Reads a JSON file; None if it does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """In one move: a file that is there is whole."""
+    """Writes a JSON file atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -1,6 +1,6 @@
-"""What `ten_folds.py` trains: every row of its table as options of `python main.py fit`, complete, so that no file is needed.
+"""The recipes of `ten_folds.py`: every row of its table as a complete set of options for `python main.py fit`.
 
-A row's name is `<backbone>-<head>`, with `--no-<part>` behind it for each part of the recipe that is left out:
+A row's name is `<backbone>-<head>`, followed by `--no-<part>` for each part of the recipe that is left out:
 `vgg16bn-center`, `iresnet18-arcface--no-flip`. `raw-pixels` trains nothing. To add a backbone, a head or a part, add an entry
 to the dictionary of that name.
 """
@@ -15,12 +15,12 @@ from typing import Any
 from facelit.errors import FacelitError
 
 Options = dict[str, Any]
-"""Dotted options of `fit` to plain values; a class stands before its arguments."""
+"""Dotted options of `fit` and their plain values; a class precedes its arguments."""
 
 RAW_PIXELS = "raw-pixels"
 
-# As configs/lfw.yaml over configs/center.yaml (a test compares), but for the epochs and the random crops that go with more of them:
-# see docs/lfw.md. A backbone or a head may want something else.
+# Like configs/lfw.yaml on top of configs/center.yaml (a test compares), except for the epochs and the random crops that suit more
+# of them: see docs/lfw.md. A backbone or a head may override these options.
 RECIPE: Options = {
     "model.optimizer": "torch.optim.SGD",
     "model.optimizer.lr": 0.02,
@@ -54,7 +54,7 @@ BACKBONES: dict[str, Options] = {
         "model.backbone.embedding_dim": 512,
         # 1.6 times as fast on a CPU; nothing else changes.
         "model.compile": True,
-        # An image takes twice the time of vgg16bn's.
+        # Takes twice as long per image as vgg16bn.
         "trainer.max_epochs": 6,
     },
 }
@@ -91,7 +91,7 @@ REMOVALS: dict[str, Options] = {
     "no-neck": {"model.backbone.neck": None},
     "no-minimum": {"data.train.min_images_per_identity": 1},
 }
-"""What stands for a part of the recipe that is left out."""
+"""The options that replace a part of the recipe that is left out."""
 
 
 def row_names() -> list[str]:
@@ -100,10 +100,10 @@ def row_names() -> list[str]:
 
 
 def row_options(name: str) -> Options:
-    """The options of a row; none for raw pixels.
+    """The options of a row; empty for raw pixels.
 
     Raises:
-        FacelitError: There is no such row, or it does not have the part that is to be left out.
+        FacelitError: There is no such row, or it does not have the part to leave out.
     """
     base, *removals = name.split("--")
     if base not in row_names():
@@ -124,7 +124,7 @@ def row_options(name: str) -> Options:
 
 
 def with_changes(options: Options, changes: Mapping[str, Any]) -> Options:
-    """Options with some replaced or added; another class (or none) takes the arguments of the old one with it."""
+    """Options with some replaced or added; replacing a class also removes the arguments of the old one."""
     for key, value in changes.items():
         if key in options and options[key] != value:
             options = {name: old for name, old in options.items() if not name.startswith(f"{key}.")}
@@ -133,7 +133,7 @@ def with_changes(options: Options, changes: Mapping[str, Any]) -> Options:
 
 
 def parse_overrides(texts: list[str]) -> Options:
-    """`["model.optimizer.lr=0.1"]` as options, values read as JSON where they are.
+    """Parses `["model.optimizer.lr=0.1"]` into options; values that are JSON are read as such.
 
     Raises:
         FacelitError: One has no `=`.
@@ -142,7 +142,7 @@ def parse_overrides(texts: list[str]) -> Options:
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise FacelitError(f"--override {text}: expected KEY=VALUE, as in model.optimizer.lr=0.1")
+            raise FacelitError(f"--override {text}: expected KEY=VALUE, such as model.optimizer.lr=0.1")
         try:
             options[key.removeprefix("--")] = json.loads(value)
         except json.JSONDecodeError:
@@ -151,7 +151,7 @@ def parse_overrides(texts: list[str]) -> Options:
 
 
 def as_arguments(options: Options) -> list[str]:
-    """Options as words of a command line."""
+    """Options as command-line arguments."""
     return [
         word
         for key, value in options.items()
@@ -160,5 +160,5 @@ def as_arguments(options: Options) -> list[str]:
 
 
 def key_of(options: Options) -> str:
-    """Ten letters that stand for options and their values, in any order."""
+    """A ten-letter key for options and their values, in any order."""
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:10]

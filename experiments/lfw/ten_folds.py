@@ -1,22 +1,22 @@
 """Backbones, heads and recipes on LFW's own people: trained on the people of nine folds of View 2, tested on the tenth's pairs.
 
 --lfw has `aligned_112/<name>/<photo>.jpg`, `pairs.txt` and `lists/` (people.txt, peopleDevTest.txt, pairsDevTest.txt). For each
-row and fold the real command line is run: `fit`, which sees nothing of the tested fold, then `validate` on the weights of the
-last epoch. The aligner that made the crops was trained on other photos than LFW's.
+row and fold the real command line is run: `fit`, which sees nothing of the tested fold, then `validate` with the weights of the
+last epoch. The aligner that made the crops was trained on photos other than LFW's.
 
-Thresholds. A fold's threshold is the one with most correct decisions on the pairs of the other folds that were asked for, each
-scored by its own model: View 2's rule, with a model for each fold. (The other folds' models were trained on the fold's people;
-nothing but that one number comes from them.) Where one fold is asked for, it is cut in two halves, the first half of its
-genuine pairs with the first half of its impostor pairs, and each half is tested at the threshold of the other. The standard
-error is View 2's over ten folds, sample deviation / sqrt(10), and sqrt(p (1 - p) / pairs) over fewer. AUC, EER and TAR are of the
-scores of all tested folds together. Each model is tested twice: on embeddings of the crops, and (flip average) on the means of
-a crop's embedding and its mirror image's.
+Thresholds. A fold's threshold is the one with the most correct decisions on the pairs of the other requested folds, each scored by
+its own model: View 2's rule, with a model for each fold. (The other folds' models were trained on the fold's people, but contribute
+only that one number.) If only one fold is requested, it is split in half, the first half of its genuine pairs with the first half
+of its impostor pairs, and each half is tested at the threshold of the other. The standard error is View 2's over ten folds, sample
+deviation / sqrt(10), and sqrt(p (1 - p) / pairs) over fewer. AUC, EER and TAR are computed over the scores of all tested folds
+together. Each model is tested twice: on embeddings of the crops, and (flip average) on the means of a crop's embedding and its
+mirror image's.
 
---view1 trains on everybody but the people of peopleDevTest.txt (which leaves those of peopleDevTrain.txt) and tests on
+--view1 trains on everybody except the people in peopleDevTest.txt (that is, on those in peopleDevTrain.txt) and tests on
 pairsDevTest.txt: recipes are chosen there, never on View 2.
 
-Each fold's result is kept below --out, by the row's exact settings; the same command again does what is missing, and goes on with
-a half-trained fold at its last epoch.
+Each fold's result is saved below --out, by the row's exact settings; repeating the command completes what is missing, and resumes
+a half-trained fold from its last epoch.
 
     python -m experiments.lfw.ten_folds --lfw datasets/lfw --rows raw-pixels vgg16bn-softmax vgg16bn-center --folds 9 10
     python -m experiments.lfw.ten_folds --list [--rows vgg16bn-center--no-flip]
@@ -58,7 +58,7 @@ STYLES = ("-", "--", "-.", ":")
 
 
 class Figures(NamedTuple):
-    """A row's accuracy with its standard error (see the module for both), and all else that its scores give."""
+    """A row's accuracy with its standard error (see the module for both), and its other figures."""
 
     accuracy: float
     standard_error: float
@@ -89,7 +89,7 @@ def settings(row: str, arguments: argparse.Namespace) -> Options:
     options |= {"seed_everything": arguments.seed, "trainer.precision": arguments.precision}
     overrides = parse_overrides(arguments.override)
     if own := [key for key in overrides if key.startswith(OWN_OPTIONS)]:
-        raise FacelitError(f"--override {own[0]}: the comparison sets that itself.")
+        raise FacelitError(f"--override {own[0]}: the comparison sets this option itself.")
     return with_changes(options, overrides)
 
 
@@ -106,7 +106,7 @@ def make_jobs(arguments: argparse.Namespace) -> dict[str, list[Job]]:
 
 
 def print_rows(rows: Mapping[str, list[Job]]) -> None:
-    """Every row's settings, and the command that trains its first fold."""
+    """Prints every row's settings, and the command that trains its first fold."""
     for row, jobs in rows.items():
         print(f"{row}")
         if row == RAW_PIXELS:
@@ -118,7 +118,7 @@ def print_rows(rows: Mapping[str, list[Job]]) -> None:
 
 
 def report(rows: Mapping[str, list[Job]], arguments: argparse.Namespace) -> None:
-    """The table, the JSON file and the picture of what is done."""
+    """Prints the table, and writes the JSON file and the picture, of everything done so far."""
     done = {row: [job for job in jobs if job.result() is not None] for row, jobs in rows.items()}
     done = {row: jobs for row, jobs in done.items() if jobs}
     if not done:
@@ -193,7 +193,7 @@ def _as_json(figures: Figures, jobs: Sequence[Job]) -> dict[str, Any]:
 
 
 def roc_picture(figures: Mapping[str, Figures], title: str) -> Figure:
-    """A ROC curve for each row, the best first in the legend, over a logarithmic FAR axis."""
+    """Draws a ROC curve for each row, the best first in the legend, over a logarithmic FAR axis."""
     figure = Figure(figsize=(8, 5.2 + 0.22 * len(figures)), layout="constrained")
     axes = figure.add_subplot()
     floor = min(0.5 / one.result.num_impostor for one in figures.values())
@@ -222,7 +222,7 @@ def roc_picture(figures: Mapping[str, Figures], title: str) -> Figure:
 
 
 def _line(row: str, number: int) -> tuple[str, str]:
-    """A curve's colour says which head it is of, and its style which backbone; with parts left out both only tell rows apart."""
+    """A curve's colour shows its head, its style the backbone; if parts are left out, both only distinguish rows."""
     if row == RAW_PIXELS:
         return "#777777", "-"
     base, *removals = row.split("--")
@@ -249,16 +249,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--view1", action="store_true", help="View 1 instead of folds of View 2")
     parser.add_argument("--out", type=Path, default=Path("runs/lfw-ten-folds"))
-    parser.add_argument("--width", type=float, help="of the backbones, instead of the rows' own")
-    parser.add_argument("--epochs", type=int, help="instead of the rows' own")
+    parser.add_argument("--width", type=float, help="width of the backbones, instead of the rows' own")
+    parser.add_argument("--epochs", type=int, help="epochs, instead of the rows' own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="options of `fit`, for all rows")
-    parser.add_argument("--threads", type=_positive, default=1, help="of each training")
-    parser.add_argument("--jobs", type=_positive, default=1, help="trainings side by side")
+    parser.add_argument("--threads", type=_positive, default=1, help="CPU threads of each training")
+    parser.add_argument("--jobs", type=_positive, default=1, help="trainings at once")
     parser.add_argument("--list", action="store_true", help="print the rows' settings, and train nothing")
     parser.add_argument("--no-train", action="store_true", help="report what is done so far, and train nothing")
-    parser.add_argument("--json", type=Path, help="where the figures go; by default below --out")
+    parser.add_argument("--json", type=Path, help="the file for the figures; by default below --out")
     return parser
 
 
@@ -269,7 +269,7 @@ def _positive(text: str) -> int:
 
 
 def _interrupt(*_: object) -> None:
-    """Ends the trainings too; not by SIGINT, which a shell's background jobs ignore."""
+    """Ends the trainings too; not with SIGINT, which a shell's background jobs ignore."""
     raise KeyboardInterrupt
 
 
@@ -291,7 +291,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped; the same command goes on where it was.", file=sys.stderr)
+        print("Stopped; the same command continues from here.", file=sys.stderr)
         return 130
 
 

@@ -1,4 +1,4 @@
-"""Keeps a moving average of the backbone's weights, for validations and checkpoints to use in their place."""
+"""Keeps a moving average of the backbone's weights, which validations and checkpoints use instead of the weights."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def _by_name(store: CropStore, against: Sequence[VerificationSet]) -> Finding:
 
 
 def _why_nothing(store: CropStore, against: Sequence[VerificationSet]) -> str:
-    """Why it means nothing that nobody of a set was found by name; empty where it means something for all of them."""
+    """Says why a count of 0 means nothing for sets whose names cannot be compared; empty if there is no such set."""
     reasons = {one.path: why_incomparable(store.identities, one.people) for one in against}
     told = "; ".join(f"{path}: {reason}" for path, reason in reasons.items() if reason)
     return f"This 0 means nothing: names cannot be compared ({told})." if told else ""

@@ -123,7 +123,7 @@ class _Walk:
         return sorted(folders), num_images
 
     def group(self, name: str) -> list[str]:
-        """The identities' folders, or further groups, in a folder above them; without any it counts as an empty identity."""
+        """The identities' folders, or further groups, in a group's folder; without any it counts as an empty identity."""
         before = len(self._offsets)
         folders = self.folder(name)[0]
         self.empty += [] if folders else [name]

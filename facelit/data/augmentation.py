@@ -1,8 +1,8 @@
 """Random changes to training crops, on whole batches and on the training device.
 
-Every random number is a hash of (seed, epoch, image number, which number): a crop is changed in the same way whatever
-the number of workers, the number of processes, or the place of a resume. Nothing here waits for an accelerator: which
-crops are changed is known on the device alone.
+Every random number is a hash of (seed, epoch, image number, column): a crop is changed in the same way whatever the number of
+workers or processes, and wherever a run was resumed. Nothing here waits for an accelerator: only the device knows which crops
+are changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from facelit.errors import FacelitError
 
 
 class _Draw(IntEnum):
-    """What each column of `draws` decides. A number belongs to its use for good: runs are repeated by it."""
+    """The use of each column of `draws`. A number never changes its use, so that runs stay reproducible."""
 
     FLIP = 0
     ROTATE = 1
@@ -46,32 +46,32 @@ class _Draw(IntEnum):
 
 
 DRAWS_PER_IMAGE = len(_Draw)
-"""Random numbers that each image brings along: the columns of `draws`."""
+"""The number of random numbers for each image: the columns of `draws`."""
 
 _BLUR_SIGMA = (0.5, 2.0)  # pixels
 _BLUR_RADIUS = 6  # pixels: three times the largest sigma
 _LOW_RESOLUTION_FACTORS = (2, 3, 4, 5)
-_FREE_TO_ASK = ("cpu",)  # devices that say which crops are chosen without being waited for
+_WITHOUT_WAITING = ("cpu",)  # devices that say which crops are chosen without a wait
 
 
 class Augmentation:
-    """What training crops go through; with the defaults a horizontal flip of every second one, and nothing else.
+    """Random changes to training crops; by default only a horizontal flip with probability one half.
 
     In this order: flip; crop, rotation, scale and shift in one resampling; low resolution; blur; brightness, contrast
     and saturation; grey; erasing. An option at 0 costs nothing.
 
     Args:
         flip: Probability of a horizontal flip.
-        rotate: Largest rotation either way, in degrees.
-        scale: Largest change of size either way, as a share (0.1: between 0.9 and 1.1 times).
-        shift: Largest shift either way along each axis, as a share of the crop's side.
-        brightness: Largest change of brightness either way, as a share of the full range.
-        contrast: Largest change of contrast either way, as a factor's distance from 1.
+        rotate: Largest rotation in either direction, in degrees.
+        scale: Largest change of size up or down, as a fraction (0.1: between 0.9 and 1.1 times).
+        shift: Largest shift in either direction along each axis, as a fraction of the crop's side.
+        brightness: Largest change of brightness up or down, as a fraction of the full range.
+        contrast: Largest change of contrast up or down, as a factor's distance from 1.
         grayscale: Probability of losing the colour.
         erase: Probability of a grey rectangle over 2 % to 20 % of the crop.
-        crop: Largest share of the side that a random crop takes away; what is left is resized to the full size.
-        saturation: Largest change of saturation either way, as a factor's distance from 1.
-        blur: Probability of a Gaussian blur, its sigma between 0.5 and 2 pixels.
+        crop: Largest fraction of the side that a random crop removes; the rest is resized to the full size.
+        saturation: Largest change of saturation up or down, as a factor's distance from 1.
+        blur: Probability of a Gaussian blur with sigma between 0.5 and 2 pixels.
         low_resolution: Probability of losing resolution: shrinking to 1/2, 1/3, 1/4 or 1/5 of the side, and back.
 
     Raises:
@@ -111,10 +111,10 @@ class Augmentation:
 
         Args:
             images: float32 in [-1, 1], RGB, shape (N, 3, H, W).
-            draws: Uniform numbers in [0, 1), float32, shape (N, 20), as `uniform_draws` gives.
+            draws: Uniform numbers in [0, 1), float32, shape (N, 20), from `uniform_draws`.
 
         Returns:
-            A batch like `images`, in the same memory format.
+            The changed batch, like `images`, in the same memory format.
         """
         channels_last = images.is_contiguous(memory_format=torch.channels_last)
         if self.flip:
@@ -132,7 +132,7 @@ class Augmentation:
         return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
     def _warp(self, images: Tensor, draws: Tensor) -> Tensor:
-        """One bilinear resampling for rotation, scale and shift, and a crop of what they give; the border is mirrored."""
+        """One bilinear resampling for rotation, scale and shift, and a crop of the result; the border is mirrored."""
         angle = math.radians(self.rotate) * _signed(draws[:, _Draw.ROTATE])
         zoom = 1 / (1 + self.scale * _signed(draws[:, _Draw.SCALE]))
         shift_x, shift_y = (2 * self.shift * _signed(draws[:, axis]) for axis in (_Draw.SHIFT_X, _Draw.SHIFT_Y))
@@ -147,9 +147,9 @@ class Augmentation:
         return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
     def _soften(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Low resolution and blur of the crops that are drawn for either."""
+        """Low resolution and blur, for the crops chosen for either."""
         chosen = (draws[:, _Draw.LOW_RESOLUTION] < self.low_resolution) | (draws[:, _Draw.BLUR] < self.blur)
-        if images.device.type not in _FREE_TO_ASK:
+        if images.device.type not in _WITHOUT_WAITING:
             return torch.where(chosen.view(-1, 1, 1, 1), self._soften_all(images, draws), images)
         numbers = chosen.nonzero()[:, 0]
         softened = images.clone()  # index_copy would lose the memory format
@@ -157,14 +157,14 @@ class Augmentation:
         return softened
 
     def _soften_all(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Both changes are linear along the rows and along the columns: two products with each crop's own matrix."""
+        """Both changes are linear along rows and columns, hence two products with each crop's own matrices."""
         height, width = images.shape[2:]
         along_y = self._filters(draws, height)
         along_x = along_y if width == height else self._filters(draws, width)
         return along_y[:, None] @ images @ along_x[:, None].mT
 
     def _filters(self, draws: Tensor, size: int) -> Tensor:
-        """What becomes of a row of `size` pixels, (N, size, size): the identity for a crop that is not drawn."""
+        """The matrix applied to a row of `size` pixels, (N, size, size); the identity for crops that are not chosen."""
         filters = torch.eye(size, device=draws.device).expand(len(draws), size, size)
         if self.low_resolution:
             factor = (draws[:, _Draw.LOW_RESOLUTION_FACTOR] * len(_LOW_RESOLUTION_FACTORS)).long()
@@ -177,7 +177,7 @@ class Augmentation:
         return filters
 
     def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Brightness, contrast and saturation commute: nothing is cut off before the last of them."""
+        """Brightness, contrast and saturation; they commute, as values are clamped only at the end."""
         if self.brightness or self.contrast:
             gain = 1 + self.contrast * _signed(_column(draws, _Draw.CONTRAST))
             images = images * gain + 2 * self.brightness * _signed(_column(draws, _Draw.BRIGHTNESS))
@@ -194,7 +194,7 @@ class Augmentation:
         side_y = area.sqrt() * aspect  # height over width between about 0.3 and 3.3
         side_x = area / side_y
         top = (1 - side_y) * _column(draws, _Draw.ERASE_TOP)
-        # Where the rectangle is drawn, this number is uniform in [0, erase): divided by it, it serves once more.
+        # If the rectangle is drawn, this number is uniform in [0, erase): divided by `erase`, it can be used again.
         left = (1 - side_x) * (chosen / max(self.erase, 1e-9)).clamp(max=1)
         y = torch.linspace(0, 1, height, device=images.device).view(1, 1, -1, 1)
         x = torch.linspace(0, 1, width, device=images.device).view(1, 1, 1, -1)
@@ -203,22 +203,22 @@ class Augmentation:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 RGB (N, 3, H, W) to float32 in [-1, 1]: (x - 127.5) / 127.5."""
+    """Maps uint8 RGB (N, 3, H, W) to float32 in [-1, 1]: (x - 127.5) / 127.5."""
     return images.to(torch.float32).sub_(127.5).div_(127.5)
 
 
 def uniform_draws(seed: int, epoch: int, indices: Indices) -> npt.NDArray[np.float32]:
-    """Uniform numbers in [0, 1) that depend on nothing but their place.
+    """Uniform numbers in [0, 1) that depend only on seed, epoch, image and column.
 
     SplitMix64 (Steele, Lea & Flood, OOPSLA 2014), used as a counter-based generator.
 
     Args:
         seed: The run's seed.
-        epoch: Epoch number.
+        epoch: The epoch's number.
         indices: Image numbers, int64 (N,).
 
     Returns:
-        float32, shape (N, 20). A column does not depend on how many there are.
+        float32, shape (N, 20). A column does not depend on the number of columns.
     """
     with np.errstate(over="ignore"):
         key = _splitmix(_splitmix(np.uint64(seed % 2**64) + np.zeros(1, np.uint64)) + np.uint64(epoch))
@@ -243,19 +243,19 @@ def _checked(option: str, value: float, largest: float = 1, below: bool = False)
 
 
 def _column(draws: Tensor, draw: _Draw) -> Tensor:
-    """One random number for each image, (N, 1, 1, 1)."""
+    """One random number per image, (N, 1, 1, 1)."""
     return draws[:, draw, None, None, None]
 
 
 def _signed(u: Tensor) -> Tensor:
-    """[0, 1) to [-1, 1)."""
+    """Maps [0, 1) to [-1, 1)."""
     return 2 * u - 1
 
 
 def _luma(images: Tensor) -> Tensor:
-    """The grey image (N, 1, H, W) of RGB ones, by the weights of ITU-R BT.601."""
+    """The grey images (N, 1, H, W) of RGB images, with the weights of ITU-R BT.601."""
     red, green, blue = images.unbind(1)
-    # Python's numbers: a tensor of weights would be copied to the device, and the copy waited for.
+    # Python floats: copying a tensor of weights to the device would make it wait.
     return (0.299 * red + 0.587 * green + 0.114 * blue).unsqueeze(1)
 
 
@@ -263,12 +263,12 @@ def _low_resolution_filters(size: int, device: torch.device) -> Tensor:
     """The matrices that average a row over areas and stretch it bilinearly, (4, size, size)."""
     unit_rows = torch.eye(size, device=device)[None]
     shrunk = (F.interpolate(unit_rows, max(1, size // k), mode="area") for k in _LOW_RESOLUTION_FACTORS)
-    # What becomes of unit row i is column i of the matrix.
+    # Column i of the matrix is the image of unit row i.
     return torch.cat([F.interpolate(row, size, mode="linear", align_corners=False).mT for row in shrunk])
 
 
 def _blur_filters(sigma: Tensor, size: int) -> Tensor:
-    """The matrices that blur a row by a Gaussian, its ends mirrored: (N, size, size) for `sigma` (N,) in pixels."""
+    """The matrices that blur a row with a Gaussian, mirroring its ends: (N, size, size) for `sigma` (N,) in pixels."""
     taps = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=sigma.device)
     weights = torch.softmax(-(taps**2) / (2 * sigma[:, None] ** 2), dim=1)  # (N, 13), sum 1
     unit_rows = F.pad(torch.eye(size, device=sigma.device)[None], (_BLUR_RADIUS, _BLUR_RADIUS), mode="reflect")

@@ -1,7 +1,7 @@
-"""Draws a face out of numbers: flat layers with soft edges, in numpy, at 112x112.
+"""Draws a face from numbers: flat layers with soft edges, in numpy, at 112x112.
 
-Coordinates are u to the right and v downwards, both from -1 to 1 over the crop, before the head is moved. An
-identity is a point in the space of `Identity`; what differs between images of a person, a point in `Shot`'s.
+Coordinates are u to the right and v downwards, both from -1 to 1 over the crop, before the head is moved. An `Identity` holds
+what all images of a person have in common, a `Shot` what differs between them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _IRISES = np.array([[70, 46, 28], [104, 74, 40], [86, 120, 70], [74, 118, 160], 
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same in all images of a person; lengths in units of half the crop."""
+    """The features common to all images of a person; lengths in units of half the crop."""
 
     width: float
     height: float
@@ -73,7 +73,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class Shot:
-    """What differs from image to image."""
+    """The circumstances that differ from image to image."""
 
     yaw: float
     pitch: float
@@ -101,7 +101,7 @@ class Shot:
 
 
 def draw_identity(rng: np.random.Generator) -> Identity:
-    """A random person."""
+    """Draws a random person."""
 
     def between(low: float, high: float) -> float:
         return float(rng.uniform(low, high))
@@ -148,7 +148,7 @@ def draw_identity(rng: np.random.Generator) -> Identity:
 
 
 def draw_shot(rng: np.random.Generator, identity: Identity) -> Shot:
-    """Random circumstances for an image of a person."""
+    """Draws random circumstances for an image of a person."""
     occlusion = str(rng.choice(["none", "patch", "scarf", "shades"], p=[0.82, 0.1, 0.04, 0.04]))
     return Shot(
         yaw=float(np.clip(rng.normal(0, 0.45), -1, 1)),
@@ -216,7 +216,7 @@ def render(identity: Identity, shot: Shot) -> Crop:
 
 
 class _Canvas:
-    """Layers are painted one over the other."""
+    """Pixels that are painted in layers."""
 
     def __init__(self, pixels: Grid) -> None:
         self.pixels = pixels
@@ -224,7 +224,7 @@ class _Canvas:
     def near(
         self, x: Grid, y: Grid, centre: tuple[float, float], reach: tuple[float, float]
     ) -> tuple[_Canvas, Grid, Grid]:
-        """The part around a small feature, with its coordinates: drawing there costs a fraction."""
+        """The part around a small feature, with its coordinates: drawing only there is much cheaper."""
         inside = (np.abs(x - centre[0]) < reach[0]) & (np.abs(y - centre[1]) < reach[1])
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         if not len(rows):
@@ -233,7 +233,7 @@ class _Canvas:
         return _Canvas(self.pixels[box]), x[box], y[box]
 
     def paint(self, mask: Grid, colour: Grid) -> None:
-        """Covers with a colour, (3,) or (H, W, 3), by opacities (H, W); works on their bounding box."""
+        """Paints a colour, (3,) or (H, W, 3), with opacities (H, W), within their bounding box."""
         rows, columns = np.flatnonzero(mask.max(axis=1) > 0.004), np.flatnonzero(mask.max(axis=0) > 0.004)
         if len(rows) and len(columns):
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -242,7 +242,7 @@ class _Canvas:
 
 
 def _draw_behind(canvas: _Canvas, person: Identity, shot: Shot, u: Grid, v: Grid) -> None:
-    """Long hair, neck, clothes, ears: what the face is in front of."""
+    """Draws what is behind the face: long hair, neck, clothes, ears."""
     if person.hair == "long":
         behind = _ellipse(u, v, 0, 0.05, person.width + 0.17, person.height + 0.2)
         canvas.paint(_soft(np.maximum(behind, v - 0.98)), person.hair_colour * 0.75)
@@ -303,7 +303,7 @@ def _draw_beard(canvas: _Canvas, person: Identity, head: Grid, x: Grid, y: Grid)
 
 
 def _draw_nose(canvas: _Canvas, person: Identity, shot: Shot, x: Grid, y: Grid) -> None:
-    """A lit ridge, a shadow on the side away from the light, wings and nostrils."""
+    """Draws a lit ridge, a shadow on the side away from the light, wings and nostrils."""
     canvas, x, y = canvas.near(x, y, (0, 0.2), (0.24, 0.45))
     skin, lit = canvas.pixels.copy(), np.minimum(canvas.pixels * 1.2, 255)
     top, tip = person.eye_height + 0.02, person.eye_height + person.nose_length
@@ -386,7 +386,7 @@ def _draw_glasses(canvas: _Canvas, person: Identity, x: Grid, y: Grid, dark: boo
 
 
 def _draw_hair(canvas: _Canvas, person: Identity, u: Grid, v: Grid) -> None:
-    """The hair in front of the face: everything of a cap that lies above the hairline of the style."""
+    """Draws the hair in front of the face: the part of a cap above the style's hairline."""
     if person.hair == "bald":
         return
     volume = {"short": 0.06, "fringe": 0.1, "parted": 0.1, "long": 0.13, "curly": 0.17}[person.hair]
@@ -394,7 +394,7 @@ def _draw_hair(canvas: _Canvas, person: Identity, u: Grid, v: Grid) -> None:
     if person.hair == "curly":
         cap = cap + 0.03 * np.sin(np.arctan2(v, u) * 22) * np.float32(1.0)
     line = _hairline(person, u)
-    # Beside the forehead the hair comes down along the head's outline.
+    # At the sides of the forehead the hair follows the head's outline down.
     sideburn = 0.1 if person.hair in ("short", "fringe", "parted", "curly") else 0.75
     beside = np.maximum(person.width * 0.93 - np.abs(u), v - sideburn)
     front = np.maximum(cap, np.minimum(v - line, beside))
@@ -404,7 +404,7 @@ def _draw_hair(canvas: _Canvas, person: Identity, u: Grid, v: Grid) -> None:
 
 
 def _hairline(person: Identity, u: Grid) -> Grid:
-    """Lower edge of the hair over the forehead, for each column."""
+    """The lower edge of the hair over the forehead, for each column."""
     line: Grid
     if person.hair == "fringe":
         line = person.hairline + 0.16 + 0.02 * np.sin(u * 30)
@@ -427,7 +427,7 @@ def _draw_occlusion(canvas: _Canvas, shot: Shot, u: Grid, v: Grid) -> None:
 
 
 def _photograph(pixels: Grid, shot: Shot) -> Crop:
-    """Exposure, tint, blur, sensor noise."""
+    """Applies exposure, tint, blur and sensor noise."""
     pixels = pixels * (shot.gain * shot.tint)
     if shot.gray:
         pixels = np.repeat(pixels @ _rgb(0.299, 0.587, 0.114)[:, None], 3, axis=2)
@@ -442,7 +442,7 @@ def _photograph(pixels: Grid, shot: Shot) -> Crop:
 
 
 def _ellipse(u: Grid, v: Grid, centre_u: float, centre_v: float, half_width: float, half_height: float) -> Grid:
-    """About the signed distance to an ellipse: negative inside."""
+    """The approximate signed distance to an ellipse, negative inside."""
     radius = np.sqrt(((u - centre_u) / half_width) ** 2 + ((v - centre_v) / half_height) ** 2)
     distance: Grid = (radius - 1) * np.float32(min(half_width, half_height))
     return distance
@@ -459,7 +459,7 @@ def _rgb(red: float, green: float, blue: float) -> Colour:
 
 
 def _blend(palette: npt.NDArray[np.float32], place: float) -> Colour:
-    """A colour between two neighbours of a palette."""
+    """Interpolates between two neighbouring colours of a palette."""
     left = min(int(place), len(palette) - 2)
     colour: Colour = palette[left] + (palette[left + 1] - palette[left]) * np.float32(place - left)
     return colour

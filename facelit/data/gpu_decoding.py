@@ -1,4 +1,4 @@
-"""Decoding a batch of JPEGs on the GPU."""
+"""Decodes a batch of JPEGs on the GPU."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from facelit.errors import FacelitError
 from facelit.storage.images import CROP_SIZE, Crop
 
 Decode = Callable[[list[bytes], torch.device], list[Tensor]]
-"""JPEGs and a device to the RGB pixels of each there, uint8 (3, height, width)."""
+"""Decodes JPEGs on a device to the RGB pixels of each, uint8 (3, height, width)."""
 
 _log = logging.getLogger(__name__)
 
 
 class GpuDecoder:
-    """Decodes batches by TorchCodec where it works, else by torchvision.
+    """Decodes batches with TorchCodec if it works, else with torchvision.
 
-    nvJPEG rounds differently from libjpeg-turbo: pixels may differ by a few levels from those that the workers decode.
+    nvJPEG rounds differently from libjpeg-turbo: pixels may differ by a few levels from those decoded by workers.
 
     Args:
-        reader: Reads a batch again where something is wrong with it.
-        device: Where the batches are.
+        reader: Reads a batch again if something is wrong with it.
+        device: The device of the batches.
 
     Attributes:
-        name: What decodes.
+        name: The name of the decoder.
 
     Raises:
-        FacelitError: Neither of them decodes a crop on this device.
+        FacelitError: Neither decoder works on this device.
     """
 
     def __init__(self, reader: CropReader, device: torch.device) -> None:
@@ -44,20 +44,20 @@ class GpuDecoder:
         self._warned = False
 
     def decode(self, batch: TrainBatch, crops: EncodedCrops) -> TrainBatch:
-        """Replaces JPEGs by pixels, on the device that the labels are on.
+        """Replaces JPEGs with pixels, on the labels' device.
 
-        A batch that it cannot decode is read once more on the CPU, which names the image, or replaces it.
+        A batch that cannot be decoded is read again on the CPU, which names the bad image or replaces it.
 
         Args:
-            batch: As the workers made it, its tensors on the device.
+            batch: The workers' batch, with its tensors on the device.
             crops: Its images.
 
         Returns:
-            The batch, `images` uint8 (N, 3, 112, 112) in channels_last order.
+            The batch with `images` uint8 (N, 3, 112, 112) in the channels-last memory format.
 
         Raises:
-            BadImageError: An image cannot be decoded, and is not to be skipped.
-            torch.OutOfMemoryError: The device has no room for the pixels.
+            BadImageError: An image cannot be decoded, and bad images are not skipped.
+            torch.OutOfMemoryError: The pixels do not fit on the device.
         """
         device = batch.labels.device
         try:
@@ -82,15 +82,15 @@ class GpuDecoder:
         if not bad and not self._warned:
             self._warned = True
             _log.warning(
-                "data.decode_on_gpu: %s did not decode a batch in which the CPU finds nothing wrong (%s). The main process"
-                " decoded it; this is slow, and is not reported again.",
+                "data.decode_on_gpu: %s failed to decode a batch in which the CPU finds nothing wrong (%s). The main process"
+                " decoded it; this is slow, and will not be reported again.",
                 self.name,
                 _first_line(error),
             )
 
 
 def _find_decoder(device: torch.device) -> tuple[str, Decode]:
-    """The first decoder that makes a crop of a JPEG on the device, and its name."""
+    """Finds the first decoder that works on the device; returns its name and function."""
     failures = []
     for name, load in (("TorchCodec", _torchcodec), ("torchvision", _torchvision)):
         try:
@@ -98,13 +98,13 @@ def _find_decoder(device: torch.device) -> tuple[str, Decode]:
             _try(decode, device)
         except torch.OutOfMemoryError:
             raise
-        except (ImportError, RuntimeError) as error:  # absent, or without the libraries that it wants
+        except (ImportError, RuntimeError) as error:  # not installed, or missing its own libraries
             failures.append(f"{name}: {_first_line(error)}")
         else:
             return name, decode
     raise FacelitError(
-        f"data.decode_on_gpu: nothing here decodes JPEGs on {device} ({'; '.join(failures)}). Install TorchCodec for this"
-        " CUDA (pip install 'torchcodec>=0.17'), or turn the option off."
+        f"data.decode_on_gpu: no installed decoder works on {device} ({'; '.join(failures)}). Install TorchCodec for this"
+        " CUDA version (pip install 'torchcodec>=0.17'), or turn the option off."
     )
 
 
@@ -112,7 +112,7 @@ def _try(decode: Decode, device: torch.device) -> None:
     grey = np.full((CROP_SIZE, CROP_SIZE, 3), 128, np.uint8)
     (pixels,) = decode([simplejpeg.encode_jpeg(grey)], device)
     if pixels.device.type != device.type or pixels.shape != (3, CROP_SIZE, CROP_SIZE):
-        raise RuntimeError(f"gives pixels {tuple(pixels.shape)} on {pixels.device}")
+        raise RuntimeError(f"returns pixels {tuple(pixels.shape)} on {pixels.device}")
 
 
 def _torchcodec() -> Decode:

@@ -1,4 +1,4 @@
-"""Resuming in the middle of an epoch: where it was, and whether its batches still come in the same order."""
+"""Resumes in the middle of an epoch, after checking that its batches still come in the same order."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from facelit.storage.packed import PackedStore
 
 
 def begin_at_epoch(sampler: EpochSampler, trainer: Trainer) -> None:
-    """Tells a new sampler which epoch comes next; call it when the loader is made, before workers read ahead.
+    """Tells a new sampler which epoch comes next; to be called when the loader is made, before workers read ahead.
 
-    Lightning tells it only after they have, and restores a loader's state only in the middle of an epoch.
+    Lightning does so only afterwards, and restores a loader's state only in the middle of an epoch.
     """
     sampler.set_epoch(place_in_run(trainer).epochs_finished)
     forget_finished_epoch(trainer)
 
 
 class TrainLoader(DataLoader[TrainBatch]):
-    """A loader of whole batches whose place in the epoch goes into checkpoints.
+    """A loader of whole batches that saves its position in the epoch in checkpoints.
 
     The sampler yields requests for whole batches and the dataset stacks them: `batch_size` is None. Lightning saves and
-    restores whatever loader has `state_dict` and `load_state_dict`.
+    restores any loader that has `state_dict` and `load_state_dict`.
     """
 
     trainer: Trainer | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, how many of its batches the trainer has begun (workers may have read ahead), out of how many.
+        """The epoch, the number of its batches begun and in all, and the settings that their order depends on.
 
-        And what their order depends on.
+        Batches count as begun by the trainer, as workers may have read ahead.
         """
         if self.trainer is None:
             return {}
@@ -62,7 +62,7 @@ class TrainLoader(DataLoader[TrainBatch]):
         """Continues after the last batch before the checkpoint.
 
         Raises:
-            FacelitError: That was in the middle of an epoch, and the batches now come in another order.
+            FacelitError: The checkpoint is from the middle of an epoch, whose batches now come in a different order.
         """
         if not state_dict or not isinstance(self.sampler, EpochSampler):
             return
@@ -73,11 +73,11 @@ class TrainLoader(DataLoader[TrainBatch]):
             checkpoint = getattr(self.trainer, "ckpt_path", None) or "FILE"
             raise FacelitError(
                 f"the checkpoint was saved after {done:,} of the {batches:,} batches of its epoch, and their order has"
-                f" changed: {changed}. Resume with the same, or from the end of an epoch, or start a new run from its"
-                f" backbone (--model.init_backbone {checkpoint}, without --ckpt_path)."
+                f" changed: {changed}. Resume with the same settings, or from the end of an epoch, or start a new run from"
+                f" its backbone (--model.init_backbone {checkpoint}, without --ckpt_path)."
             )
         if changed:
-            rank_zero_info(f"The next epochs come in another order than before: {changed}.")
+            rank_zero_info(f"The order of batches changes from the next epoch on: {changed}.")
         if done < batches:
             self.sampler.resume(epoch, done)
         else:
@@ -101,7 +101,7 @@ class TrainLoader(DataLoader[TrainBatch]):
 
 
 def order_of(sampler: EpochSampler, source: IdentitySource) -> dict[str, Any]:
-    """What decides which images make up each batch: plain values, by the names that messages give them."""
+    """The settings that determine the images of each batch: plain values, by their names in messages."""
     return {
         "seed": sampler.seed,
         "sampler": type(sampler.plan).__name__,
@@ -111,15 +111,15 @@ def order_of(sampler: EpochSampler, source: IdentitySource) -> dict[str, Any]:
 
 
 def differences(now: dict[str, Any], then: dict[str, Any]) -> str:
-    """The entries that differ, in words; those that only one side has do not count."""
+    """The entries that differ, in words; entries found on only one side are ignored."""
     changed = [name for name in now if name in then and now[name] != then[name]]
     return ", ".join(f"{name} {now[name]} instead of {then[name]}" for name in changed)
 
 
 def fingerprint(source: IdentitySource) -> str:
-    """A hash over a source's labels and identities, and over what a folder lists.
+    """A hash of a source's labels and identities, and of a folder's file list.
 
-    A pack has the hash of what it was packed from: the same images in the same order.
+    A pack has the hash of its source: it holds the same images in the same order.
     """
     digest = hashlib.blake2b(len(source).to_bytes(8, "little"), digest_size=16)
     for start in range(0, len(source), 2**20):

@@ -1,8 +1,8 @@
-"""Which images make up each batch: drawn anew each epoch from a seed, split over processes, resumable mid-epoch.
+"""Chooses the images of each batch: redrawn each epoch from a seed, split over processes, resumable mid-epoch.
 
 A *batch plan* (`ShuffleSampler`, `IdentityBalancedSampler`, `RandomTripletSampler`) lays out the global batches of an
-epoch; `EpochSampler` hands each process its part of them. Every process draws the same plan, so the global batch of a
-step is the same images on one process as on eight.
+epoch; `EpochSampler` gives each process its part of them. Every process draws the same plan, so that a step's global batch
+consists of the same images on one process as on eight.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ __all__ = [
 
 
 class BatchRequest(NamedTuple):
-    """What a sampler asks the dataset for.
+    """A sampler's request to the dataset for a batch.
 
-    `indices`: image numbers, int64 (batch,); `epoch`: the one they are drawn in; `global_size`: images of the batch over
-    all processes, which share it out as `facelit.distributed.part_sizes` says.
+    `indices` are image numbers, int64 (batch,); `epoch` is the epoch in which they are drawn; `global_size` is the number of
+    images in the batch over all processes, which `facelit.distributed.part_sizes` splits.
     """
 
     indices: Indices
@@ -52,24 +52,27 @@ class BatchRequest(NamedTuple):
 
 
 class BatchPlan(ABC):
-    """How an epoch is cut into batches. Labels may be of any integer dtype."""
+    """Divides an epoch into batches. Labels may be of any integer dtype."""
 
     @abstractmethod
     def num_batches(self, labels: Integers, world_size: int) -> int:
-        """Batches per epoch; raises `FacelitError` where the data does not allow even one."""
+        """Batches per epoch.
+
+        Raises:
+            FacelitError: The data does not suffice for a single batch.
+        """
 
     @abstractmethod
     def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Iterable[Integers]:
-        """The global batches of one epoch, num_batches arrays of image numbers.
+        """Draws the global batches of one epoch, num_batches arrays of image numbers.
 
-        The processes take contiguous parts of each, near-equal ones where the batch does not divide; no batch is smaller
-        than world_size.
+        The processes take contiguous parts of each, as equal as possible; no batch is smaller than world_size.
         """
 
     def order_options(self, world_size: int) -> dict[str, Any]:
-        """What the order depends on beside seed and data, by name: a checkpoint keeps it, and a resumed run compares.
+        """The settings, besides seed and data, that the order depends on; saved in checkpoints and compared when resuming.
 
-        By default the number of processes and every attribute that is a plain value; plans that know better say less.
+        By default the number of processes and every attribute that is a plain value; subclasses may narrow it down.
         """
         plain = {name: value for name, value in vars(self).items() if isinstance(value, (bool, int, float, str))}
         return {"number of processes": world_size, **plain}
@@ -78,14 +81,13 @@ class BatchPlan(ABC):
 class ShuffleSampler(BatchPlan):
     """Every image exactly once per epoch, in random order.
 
-    Where the images do not fill the last batch, it shares what is left with the one before, half and half, so that no
-    batch is tiny; the cut depends on the size of the global batch alone, and so is one process's on many. (With a
-    batch_size of 1 on several processes halves would leave some without an image: there the last batch holds up to two
-    for each.)
+    If the images do not fill the last batch, the last two batches share the remaining images equally, so that no batch is tiny.
+    The division depends only on the size of the global batch, not on the number of processes. (With a batch_size of 1 on
+    several processes, equal halves would leave some processes without an image: the last batch then holds up to two for each.)
 
     Args:
         batch_size: Images per process and batch.
-        drop_last: Leave out the images that do not fill a batch, other ones in each epoch: all batches are of one size.
+        drop_last: Omit the images that do not fill a batch, different ones in each epoch: all batches have the same size.
     """
 
     def __init__(self, batch_size: int = 128, drop_last: bool = False) -> None:
@@ -94,7 +96,7 @@ class ShuffleSampler(BatchPlan):
         self.drop_last = drop_last
 
     def num_batches(self, labels: Integers, world_size: int) -> int:
-        """Global batches that hold the images."""
+        """The number of global batches that hold all images."""
         return len(self._sizes(len(labels), world_size))
 
     def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Iterator[Integers]:
@@ -105,7 +107,7 @@ class ShuffleSampler(BatchPlan):
             start += size
 
     def order_options(self, world_size: int) -> dict[str, Any]:
-        """The size of the global batch: how processes share it does not matter, but for single images (see above)."""
+        """The size of the global batch: its split over processes does not matter, except for single images (see above)."""
         return {
             "global batch size": self.batch_size * world_size,
             "drop_last": self.drop_last,
@@ -113,7 +115,7 @@ class ShuffleSampler(BatchPlan):
         }
 
     def _sizes(self, num_images: int, world_size: int) -> list[int]:
-        """Images of each global batch."""
+        """The number of images in each global batch."""
         whole = self.batch_size * world_size
         count, left = divmod(num_images, whole)
         if count == 0:
@@ -129,15 +131,15 @@ class ShuffleSampler(BatchPlan):
 
 
 class IdentityBalancedSampler(BatchPlan):
-    """P identities x K images in each process's batch, for mining triplets inside the batch.
+    """P identities x K images in each process's batch, for mining triplets within the batch.
 
-    The identities of a global batch are distinct. An identity with more than K images comes back in later batches of the
-    epoch, so that each image is drawn about once; one whose images are not a multiple of K repeats some. Identities with
-    a single image have no positive and are left out.
+    The identities in a global batch are distinct. An identity with more than K images returns in later batches of the epoch,
+    so that each image is drawn about once; if its images are not a multiple of K, some repeat. Identities with a single image
+    have no positive and are omitted.
 
     Args:
         identities_per_batch: P, identities per process and batch.
-        images_per_identity: K, images of each of them.
+        images_per_identity: K, images of each of these identities.
     """
 
     def __init__(self, identities_per_batch: int = 32, images_per_identity: int = 4) -> None:
@@ -150,7 +152,7 @@ class IdentityBalancedSampler(BatchPlan):
         self.images_per_identity = images_per_identity
 
     def num_batches(self, labels: Integers, world_size: int) -> int:
-        """As many as hold the usable images once: fixed, so that every epoch is equally long."""
+        """Enough batches to hold the usable images once; a constant, so that all epochs are equally long."""
         return self._num_batches(images_per_identity(labels), world_size)
 
     def _num_batches(self, counts: Indices, world_size: int) -> int:
@@ -159,17 +161,17 @@ class IdentityBalancedSampler(BatchPlan):
         if per_batch > usable or self.images_per_identity > counts.max(initial=0):
             raise FacelitError(
                 f"P x K = {self.identities_per_batch} identities x {self.images_per_identity} images on {world_size}"
-                f" process(es) is more than the data allows: {usable} identities have two images or more, the largest has"
+                f" process(es) is more than the data allows: {usable} identities have at least two images, the largest has"
                 f" {counts.max(initial=0)}. Lower identities_per_batch or images_per_identity of data.sampler."
             )
         groups = -(-counts[counts >= 2] // self.images_per_identity)
         return max(1, int(groups.sum()) // per_batch)
 
     def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Integers:
-        """Groups of K images of one identity, at random places of the epoch, cut into batches.
+        """Draws groups of K images of one identity, at random places in the epoch, divided into batches.
 
-        The groups of an identity are spread evenly: number k of n falls into the k-th n-th of the epoch. Where two of them
-        meet in a batch all the same, one changes places with a group of another batch.
+        An identity's groups are spread evenly: the k-th of n falls into the k-th n-th of the epoch. If two of them still meet
+        in a batch, one changes places with a group in another batch.
 
         Returns:
             Image numbers, (num_batches, world_size * P * K).
@@ -192,10 +194,10 @@ class IdentityBalancedSampler(BatchPlan):
         }
 
     def _draws(self, counts: Indices, num_batches: int, per_batch: int, rng: np.random.Generator) -> Indices:
-        """How many groups an epoch draws of each identity: as many as hold its images, but at most one for each batch.
+        """The number of groups of each identity in an epoch: enough to hold its images, but at most one per batch.
 
-        The last few groups that fill no batch are left out, at random. Where identities with more images than batches leave
-        gaps, others are drawn more often.
+        Surplus groups that do not fill a batch are dropped at random. If the limit of one per batch leaves gaps, other
+        identities are drawn more often.
         """
         most = np.where(counts >= 2, num_batches, 0)
         draws = np.minimum(-(-counts // self.images_per_identity), most)
@@ -207,7 +209,7 @@ class IdentityBalancedSampler(BatchPlan):
     def _images(
         self, labels: Integers, counts: Indices, identities: Integers, numbers: Indices, rng: np.random.Generator
     ) -> Integers:
-        """The images of groups: number k of an identity has its next K after those of number k - 1, round and round."""
+        """The images of groups: an identity's k-th group takes the K images after those of its previous group, cyclically."""
         order = shuffled_by_identity(labels, rng)
         first, size = (np.cumsum(counts) - counts)[identities], counts[identities]
         images = np.empty((*numbers.shape, self.images_per_identity), order.dtype)
@@ -217,14 +219,14 @@ class IdentityBalancedSampler(BatchPlan):
 
 
 class RandomTripletSampler(BatchPlan):
-    """Triplets drawn at random before each epoch: the strategy of the script collection facelit replaces.
+    """Triplets drawn at random before each epoch, as in the script collection that facelit replaces.
 
     A batch is laid out anchor, positive, negative, anchor, positive, negative, ...; use it with
-    `TripletHead(mining="random")`. Every identity can be an anchor (with two images or more) or a negative.
+    `TripletHead(mining="random")`. Every identity can be a negative and, with at least two images, an anchor.
 
     Args:
         n_triplets: Triplets per epoch, over all processes.
-        triplets_per_batch: Triplets per process and batch, so three times as many images.
+        triplets_per_batch: Triplets per process and batch, with three images each.
     """
 
     def __init__(self, n_triplets: int = 10_000, triplets_per_batch: int = 64) -> None:
@@ -233,11 +235,11 @@ class RandomTripletSampler(BatchPlan):
         self.triplets_per_batch = triplets_per_batch
 
     def num_batches(self, labels: Integers, world_size: int) -> int:
-        """Whole batches that `n_triplets` fill."""
+        """The number of batches that `n_triplets` fill."""
         counts = images_per_identity(labels)
         if (counts > 0).sum() < 2 or counts.max(initial=0) < 2:
             raise FacelitError(
-                "triplets need two identities, one of them with two images; the training set has neither."
+                "triplets need two identities, one of them with two images, which the training set does not have."
             )
         count = self.n_triplets // (self.triplets_per_batch * world_size)
         if count == 0:
@@ -248,7 +250,7 @@ class RandomTripletSampler(BatchPlan):
         return count
 
     def draw(self, labels: Integers, world_size: int, rng: np.random.Generator) -> Integers:
-        """Anchor identity uniform among those with two images, then two distinct images of it, then an outsider."""
+        """Draws an anchor identity uniformly from those with two images, then two of its images, then a negative."""
         total = self.num_batches(labels, world_size) * self.triplets_per_batch * world_size
         order = np.argsort(labels, kind="stable")
         counts = images_per_identity(labels)
@@ -273,21 +275,21 @@ class RandomTripletSampler(BatchPlan):
         return triplets.reshape(-1, 3 * self.triplets_per_batch * world_size)
 
     def order_options(self, world_size: int) -> dict[str, Any]:
-        """Triplets of an epoch, and of a batch over all processes."""
+        """Triplets per epoch, and per global batch."""
         return {"n_triplets": self.n_triplets, "triplets per global batch": self.triplets_per_batch * world_size}
 
 
 class EpochSampler(DistributedSampler[BatchRequest]):
     """Yields this process's part of each global batch of an epoch.
 
-    It is a `DistributedSampler` because Lightning then leaves it in place under DDP and calls `set_epoch` on it.
+    It is a `DistributedSampler` so that Lightning keeps it under DDP and calls `set_epoch` on it.
 
     Args:
-        plan: How an epoch is cut into batches.
-        labels: Identity number of each image, any integer dtype, shape (num_images,); they are not copied.
-        num_replicas: Number of processes.
-        rank: This process.
-        seed: The order is a function of seed and epoch alone.
+        plan: Divides an epoch into batches.
+        labels: The identity number of each image, any integer dtype, shape (num_images,); not copied.
+        num_replicas: The number of processes.
+        rank: This process's rank.
+        seed: The random seed; the order depends only on seed and epoch.
     """
 
     def __init__(self, plan: BatchPlan, labels: Integers, num_replicas: int, rank: int, seed: int) -> None:
@@ -298,13 +300,13 @@ class EpochSampler(DistributedSampler[BatchRequest]):
         self._length = plan.num_batches(labels, num_replicas)
 
     def resume(self, epoch: int, batches_done: int) -> None:
-        """Continues `epoch` after its first `batches_done` batches (after all of them: with the next epoch)."""
+        """Continues `epoch` after its first `batches_done` batches, or with the next epoch after all of them."""
         finished = batches_done >= self._length
         self.epoch = epoch + 1 if finished else epoch
         self.start_batch = 0 if finished else batches_done
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch; another epoch than the resumed one starts from its first batch."""
+        """Called by Lightning before each epoch; any epoch but the resumed one starts from its first batch."""
         if epoch != self.epoch:
             self.start_batch = 0
         super().set_epoch(epoch)
@@ -319,12 +321,12 @@ class EpochSampler(DistributedSampler[BatchRequest]):
             yield BatchRequest(own.astype(np.int64), self.epoch, len(batch))
 
     def __len__(self) -> int:
-        """Batches of a whole epoch: Lightning counts the ones before a resumed run's start as done."""
+        """Batches in a whole epoch: Lightning counts those before a resumed run's start as done."""
         return self._length
 
 
 class _Labels(Dataset[int]):
-    """What `DistributedSampler` wants to know the length of."""
+    """A dataset whose length `DistributedSampler` asks for."""
 
     def __init__(self, labels: Integers) -> None:
         self.labels = labels

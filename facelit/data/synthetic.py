@@ -1,7 +1,6 @@
 """Built-in faces: a procedural training set and verification set, for a first run without downloads.
 
-They are drawings. A network that tells them apart has learned nothing about people; it shows that the whole
-machinery works.
+They are drawings. A network that tells them apart has learned nothing about people, but shows that everything works.
 """
 
 from __future__ import annotations
@@ -27,25 +26,25 @@ from facelit.errors import FacelitError
 from facelit.storage.images import CROP_SIZE, Crop
 
 _HELD_OUT = 1_000_000
-"""Verification identities are numbered from here: no training set has them."""
+"""The number of the first verification identity: training sets stay below."""
 _WORTH_A_BAR = 500
 """Fewer images than this are drawn without a progress bar."""
 _WORTH_A_POOL = 4000
 """Fewer images than this are drawn before a second process has imported torch."""
 _CHUNK = 100
-"""Images that a process draws at a time."""
+"""The number of images that a process draws at a time."""
 
 FaceKey = tuple[int, int, int]
-"""Seed, identity number and image number: what an image is a function of."""
+"""Seed, identity number and image number, which determine an image."""
 
 
 def draw_face(seed: int, identity: int, image: int) -> Crop:
-    """One image of one person, the same bytes whenever and wherever it is drawn.
+    """Draws one image of one person, always with the same bytes.
 
     Args:
-        seed: The world of people.
-        identity: Number of the person.
-        image: Number of the person's image.
+        seed: The random seed; each seed has its own people.
+        identity: The number of the person.
+        image: The number of the person's image.
 
     Returns:
         uint8 RGB, shape (112, 112, 3).
@@ -59,15 +58,19 @@ class SyntheticFaces(IdentitySource):
     """Drawn faces to train on.
 
     Args:
-        num_identities: How many people.
-        images_per_identity: Images of each.
-        seed: The world of people; others have other faces.
+        num_identities: The number of people.
+        images_per_identity: The number of images of each.
+        seed: The random seed; each seed has its own people.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(self, num_identities: int = 200, images_per_identity: int = 20, seed: int = 0) -> None:
         if not 2 <= num_identities <= _HELD_OUT or images_per_identity < 1:
             raise ValueError(
-                f"{num_identities} identities of {images_per_identity} images: 2 to {_HELD_OUT} of 1 or more"
+                f"SyntheticFaces needs 2 to {_HELD_OUT} identities of at least 1 image, not {num_identities} of"
+                f" {images_per_identity}"
             )
         self.images_per_identity = images_per_identity
         self.seed = seed
@@ -77,7 +80,7 @@ class SyntheticFaces(IdentitySource):
 
     @property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Identity number of each image, shape (num_images,)."""
+        """The identity number of each image, int64 (num_images,)."""
         return self._labels
 
     @property
@@ -90,7 +93,7 @@ class SyntheticFaces(IdentitySource):
         return draw_face(*self._key(index)) if self._drawn is None else self._drawn[index]
 
     def name(self, index: int) -> str:
-        """As the file would be called."""
+        """The name that the image's file would have."""
         _, identity, image = self._key(index)
         return _image_name(identity, image)
 
@@ -105,15 +108,18 @@ class SyntheticFaces(IdentitySource):
 
 
 class SyntheticPairs(VerificationSource):
-    """Pairs of drawn faces of people that no `SyntheticFaces` contains, in LFW's fold format.
+    """Pairs of drawn faces, of people that no `SyntheticFaces` contains, in LFW's fold format.
 
-    Folds share no people, as LFW's do not. In each fold the genuine pairs stand before the impostor pairs.
+    Like LFW's, folds share no people. In each fold the genuine pairs precede the impostor pairs.
 
     Args:
-        folds: How many folds.
-        pairs_per_fold: Genuine pairs of each fold, and as many impostor pairs.
-        images_per_identity: Images of each person that pairs are drawn from.
-        seed: The world of people.
+        folds: The number of folds.
+        pairs_per_fold: The number of genuine pairs in each fold, and of impostor pairs.
+        images_per_identity: The number of images of each person to draw pairs from.
+        seed: The random seed; each seed has its own people.
+
+    Raises:
+        ValueError: A number is too small.
     """
 
     def __init__(self, folds: int = 10, pairs_per_fold: int = 100, images_per_identity: int = 4, seed: int = 0) -> None:
@@ -179,7 +185,7 @@ def _identity(seed: int, identity: int) -> face_drawing.Identity:
 
 
 def _people_per_fold(count: int, images: int) -> int:
-    """Half as many people as genuine pairs, or as many as distinct genuine pairs need."""
+    """Half as many people as genuine pairs, or more if needed for distinct genuine pairs."""
     return max(2, count // 2, math.ceil(count / math.comb(images, 2)))
 
 
@@ -197,7 +203,7 @@ def _fold_pairs(
 
 
 def _draw_all(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
-    """All images, (num_images, 112, 112, 3); with a progress bar, and on all cores, where there are many."""
+    """Draws all images, (num_images, 112, 112, 3); if there are many, with a progress bar and on all cores."""
     drawn = np.empty((len(keys), CROP_SIZE, CROP_SIZE, 3), np.uint8)
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     done = 0
@@ -210,8 +216,8 @@ def _draw_all(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
                 done += len(images)
         except BrokenProcessPool as error:
             raise FacelitError(
-                "the processes that draw the built-in faces died. In a script of your own, put what"
-                ' runs under `if __name__ == "__main__":`; otherwise the machine may be short of memory.'
+                "the processes that draw the built-in faces died. In your own script, put the code to run under"
+                ' `if __name__ == "__main__":`; otherwise the machine may be short of memory.'
             ) from error
     return drawn
 
@@ -219,7 +225,7 @@ def _draw_all(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
 def _drawings(chunks: list[list[FaceKey]], stack: ExitStack, workers: int) -> Iterator[npt.NDArray[np.uint8]]:
     if workers == 1 or len(chunks) * _CHUNK < _WORTH_A_POOL:
         return map(_draw_chunk, chunks)
-    # Not forked: by now torch and Lightning may have threads.
+    # Not forked: torch and Lightning may have started threads by now.
     spawn = multiprocessing.get_context("spawn")
     return stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn)).map(_draw_chunk, chunks)
 
@@ -238,7 +244,7 @@ def _image_name(identity: int, image: int) -> str:
 
 
 def _split_name(path: str) -> tuple[str, int]:
-    """Name and number, from `name/name_0001.png`."""
+    """Splits `name/name_0001.png` into name and number."""
     name, _, number = Path(path).stem.rpartition("_")
     return name, int(number)
 

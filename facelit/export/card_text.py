@@ -270,7 +270,7 @@ def _limits(facts: Facts) -> str:
         "Meant for research on face verification, and for comparing photos of people who have agreed to it. Face embeddings are"
         " biometric data: in many places the law requires consent or forbids their use.",
         "Not for decisions about people without human review: a score is evidence, not proof of identity.",
-        "How error rates differ by age, sex, skin colour or origin has not been measured. For networks of this kind they are known to.",
+        "How error rates vary with age, sex, skin colour or origin has not been measured; for networks of this kind they are known to vary.",
         "Only for aligned crops of 112x112 pixels (`facelit align` makes them, by the five points of ArcFace's template). The figures"
         " above do not hold for other images.",
         f"{threshold}: other kinds of photos, cameras or people shift it. Measure on your own pairs.",

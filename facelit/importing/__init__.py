@@ -1,1 +1,1 @@
-"""Other people's networks: recognising their weights, and making facelit checkpoints of them."""
+"""Imports other people's networks: recognises their weights, and makes facelit checkpoints from them."""

@@ -1,4 +1,4 @@
-"""facelit checkpoints of other people's networks."""
+"""Makes facelit checkpoints from other people's networks."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _PREFIX = "backbone."
 
 
 def fed(network: ForeignNetwork, feed: Feed) -> nn.Module:
-    """The network as a backbone, (N, 3, 112, 112) RGB in [-1, 1] to (N, D); the network itself where it takes facelit's crops."""
+    """Wraps a network as a backbone, (N, 3, 112, 112) RGB in [-1, 1] to (N, D), unless it takes facelit's crops itself."""
     if feed == Feed():
         return network.module
     return ImportedBackbone(network.module, network.embedding_dim, **feed._asdict()).eval()
 
 
 def make_checkpoint(network: ForeignNetwork, feed: Feed, source: Path) -> dict[str, Any]:
-    """A checkpoint as `fit` writes them, without head and optimizer.
+    """Makes a checkpoint like those of `fit`, without head and optimizer.
 
     Args:
-        network: What was opened.
-        feed: How it was fed.
-        source: The file that it was opened from, for the record.
+        network: The network.
+        feed: Its preprocessing.
+        source: The file it was opened from, for the record.
     """
     state = {f"{_PREFIX}{name}": value for name, value in fed(network, feed).state_dict().items()}
     # What the exported file embedded in its own way is no longer what it was measured on.
@@ -54,7 +54,7 @@ def make_checkpoint(network: ForeignNetwork, feed: Feed, source: Path) -> dict[s
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Writes the file, or replaces it, in one move.
+    """Writes or replaces the file, atomically.
 
     Raises:
         FacelitError: It cannot be written.
@@ -68,10 +68,10 @@ def write_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> None:
 
 
 def read_any(path: Path | str) -> dict[str, Any]:
-    """A facelit checkpoint; or one made, in memory, of somebody's weights as they lie.
+    """Reads a facelit checkpoint, or makes one in memory from other weights.
 
     Raises:
-        FacelitError: It is neither.
+        FacelitError: The file is neither.
     """
     path = Path(path)
     if is_checkpoint(path):
@@ -81,7 +81,7 @@ def read_any(path: Path | str) -> dict[str, Any]:
 
 
 def load_backbone(backbone: nn.Module, path: Path | str) -> None:
-    """Copies the weights of a checkpoint's backbone, or somebody's weights, into `backbone`.
+    """Copies the weights of a checkpoint's backbone, or other weights, into `backbone`.
 
     Raises:
         FacelitError: It has other parameters or shapes, or cannot be trained.
@@ -95,10 +95,10 @@ def load_backbone(backbone: nn.Module, path: Path | str) -> None:
 
 
 def refuse_frozen(checkpoint: Mapping[str, Any], path: Path | str) -> None:
-    """An ONNX cannot start a training run.
+    """Rejects an imported ONNX, which cannot be trained.
 
     Raises:
-        FacelitError: The checkpoint is of one.
+        FacelitError: The checkpoint is an imported ONNX.
     """
     if imported_as(checkpoint).get("frozen"):
         raise FacelitError(
@@ -108,13 +108,13 @@ def refuse_frozen(checkpoint: Mapping[str, Any], path: Path | str) -> None:
 
 
 def imported_as(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint knows of the file it was imported from; empty for one that `fit` wrote."""
+    """A checkpoint's record of the file it was imported from; empty for one that `fit` wrote."""
     record: dict[str, Any] = checkpoint.get(CHECKPOINT_KEY, {}).get("imported", {})
     return record
 
 
 def _configuration(network: ForeignNetwork, feed: Feed) -> dict[str, Any]:
-    """`class_path` and `init_args` of `fed`: plain values, which load under `weights_only`."""
+    """The `class_path` and `init_args` of `fed`, as plain values, which load with `weights_only`."""
     inner = {"class_path": network.class_path, "init_args": network.init_args}
     if feed == Feed():
         return inner

@@ -1,4 +1,4 @@
-"""Checking how a network was fed, on faces: whether it answers at all, and whether another convention suits it better."""
+"""Checks a network's preprocessing on faces: whether it works at all, and whether another convention suits it better."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from facelit.data import VerificationSource
 
 NUM_PAIRS = 200
-"""So many pairs are looked at, half of them genuine: eight conventions times 400 images take seconds to minutes."""
+"""The number of pairs, half of them genuine, to check on: eight conventions times 400 images take seconds to minutes."""
 
 _DRAWN = 8
 _BATCH = 32
 _RESAMPLES = 1000
 _BETTER = 0.05
-"""Another convention is worth a word where it separates pairs by this share more..."""
+"""Another convention is worth a warning if it separates pairs better by this share..."""
 _CERTAIN = 0.99
 """...in this share of resamples."""
 
 
 class Convention(NamedTuple):
-    """A way of feeding the network, and how well genuine and impostor pairs come apart under it.
+    """A preprocessing convention, and how well it separates genuine and impostor pairs.
 
     Attributes:
-        feed: The way.
+        feed: The preprocessing.
         separation: The distance between the mean scores of genuine and impostor pairs, in standard deviations (d').
-        certainty: The share of resamples of the pairs in which it is above the chosen one's.
+        certainty: The share of resamples of the pairs in which it is above the chosen convention's.
     """
 
     feed: Feed
@@ -53,7 +53,7 @@ def try_out(network: ForeignNetwork, feed: Feed) -> str | None:
         A warning, or None if all is well.
 
     Raises:
-        FacelitError: It does not take such images, or gives NaN or infinity.
+        FacelitError: It does not accept such images, or returns NaN or infinity.
     """
     from facelit.data.synthetic import draw_face
 
@@ -81,12 +81,12 @@ def compare_conventions(
     """Scores pairs under the likely conventions.
 
     Args:
-        network: What is to be fed.
-        feed: How, as far as is known; its size is kept.
-        pairs: Pairs of people, of which `NUM_PAIRS` are taken, evenly over the set.
+        network: The network to check.
+        feed: The preprocessing as far as known; its size is kept.
+        pairs: Pairs of people, of which `NUM_PAIRS` are used, evenly spread over the set.
 
     Returns:
-        The convention that was asked for, and the best of all.
+        The given convention, and the best of all.
     """
     chosen = _choose_pairs(pairs)
     numbers = np.unique(np.concatenate([pairs.first[chosen], pairs.second[chosen]]))
@@ -110,7 +110,7 @@ def clearly_better(best: Convention, chosen: Convention) -> bool:
 
 
 def _conventions(feed: Feed) -> Iterator[Feed]:
-    """The one that was asked for first."""
+    """Yields the likely conventions, the given one first."""
     yield feed
     for colour in ("RGB", "BGR"):
         for usual in RANGES.values():
@@ -137,7 +137,7 @@ def _choose_pairs(pairs: VerificationSource) -> npt.NDArray[np.int64]:
 
 
 def _resamples(same: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.int64]]:
-    """Pairs drawn with replacement, as many genuine and impostor ones as there are."""
+    """Draws pairs with replacement, keeping the numbers of genuine and impostor pairs."""
     rng = np.random.default_rng(0)
     kinds = [np.flatnonzero(same), np.flatnonzero(~same)]
     return [np.concatenate([rng.choice(places, len(places)) for places in kinds]) for _ in range(_RESAMPLES)]

@@ -1,4 +1,4 @@
-"""Opens somebody's network, whatever file it lies in."""
+"""Opens other people's networks, in any supported file format."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from facelit.inference.checkpoint import build_backbone
 
 
 class ForeignNetwork(NamedTuple):
-    """A network with its weights, and what is known of it.
+    """A network with its weights, and the known facts about it.
 
     Attributes:
-        title: What it is called.
-        kind: Whose it is; None for an ONNX and for facelit's own exports.
-        module: Images as it was fed to embeddings (N, D); float32, eval mode.
-        class_path: Import path of its class.
-        init_args: What it is built with.
-        feed: How it was fed.
+        title: Its name in messages.
+        kind: The kind of its weights; None for an ONNX and for facelit's own exports.
+        module: Maps preprocessed images to embeddings (N, D); float32, eval mode.
+        class_path: The import path of its class.
+        init_args: The arguments it is built with.
+        feed: Its preprocessing.
         assumed: Whether `feed` is a guess.
-        calibration: Thresholds that the file brings along; see `facelit.verification.calibration`.
-        notes: What the user should know.
+        calibration: Thresholds in the file; see `facelit.verification.calibration`.
+        notes: Notes for the user.
     """
 
     title: str
@@ -62,23 +62,23 @@ def open_network(
 
     Args:
         path: The file.
-        key: Which of several sets of weights in it.
-        output: Which of several outputs of an ONNX.
-        architecture: The name that torchvision or timm has for the network.
+        key: Which of several sets of weights in the file.
+        output: Which of an ONNX's several outputs.
+        architecture: The network's name in torchvision or timm.
 
     Raises:
-        FacelitError: It is absent, damaged, or none that facelit knows; or an option does not fit it.
+        FacelitError: The file does not exist, is damaged, or of no known kind; or an option does not apply to it.
     """
     path = Path(path)
     if path.suffix.lower() == ".onnx":
         if key is not None:
-            raise FacelitError(f"{path}: an ONNX has no sets of weights: omit --key.")
+            raise FacelitError(f"{path}: an ONNX file has no sets of weights: omit --key.")
         return _open_onnx(path, output)
     if output is not None:
         raise FacelitError(f"{path}: --output is for .onnx files: omit it.")
     if path.suffix.lower() == ".pt2":
         raise FacelitError(
-            f"{path}: a torch.export program; facelit imports weights and .onnx. Import what it was made from."
+            f"{path} is a torch.export program; facelit imports weights and .onnx. Import the weights it was made from."
         )
     weights = read_weights(path, key)
     if KEY in weights.metadata:
@@ -107,7 +107,7 @@ def open_network(
 
 
 def _open_export(path: Path, state: dict[str, Tensor], metadata: Metadata) -> ForeignNetwork:
-    """What `facelit export` wrote as .safetensors."""
+    """Opens a .safetensors that `facelit export` wrote."""
     if metadata.init_args is None:
         raise FacelitError(
             f"{path}: an export that does not say how its backbone is built; import its checkpoint's weights."
@@ -171,7 +171,7 @@ def _normalises(content: bytes) -> bool:
 
 
 def _operators_from(graph: Any, value: str) -> Iterator[str]:
-    """The arithmetic that the input goes through one after another before the first layer."""
+    """Yields the arithmetic operators that the input passes, in order, before the first layer."""
     while True:
         users = [node for node in graph.node if value in node.input]
         if len(users) != 1 or users[0].op_type not in ("Sub", "Add", "Mul", "Div", "Cast", "Transpose", "Identity"):

@@ -1,4 +1,4 @@
-"""Which network somebody's weights are of: by the names and shapes of its parameters."""
+"""Recognises the network that weights belong to, by the names and shapes of its parameters."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Recognised(NamedTuple):
     """Weights whose network is known.
 
     Attributes:
-        kind: Whose they are.
+        kind: The kind of weights.
         network: The architecture.
-        state: The weights under the names of facelit's network, in float32.
-        left_out: Names in the file that are not the network's.
+        state: The weights, in float32, by the names in facelit's network.
+        left_out: Names in the file that do not belong to the network.
     """
 
     kind: Kind
@@ -42,13 +42,13 @@ class _Candidate(NamedTuple):
     left_out: list[str]
 
     def likeness(self) -> float:
-        """The share of tensors of either that both have, in name and shape."""
+        """The share of tensors, out of all in either, that both have with the same name and shape."""
         mine = {(name, value.shape) for name, value in self.expected.items() if _counts(name)}
         theirs = {(name, value.shape) for name, value in self.state.items() if _counts(name)}
         return len(mine & theirs) / max(1, len(mine | theirs))
 
     def differences(self) -> list[str]:
-        """In words, in the order of the names."""
+        """The differences in words, in the order of the names."""
         names = sorted(name for name in {*self.expected, *self.state} if _counts(name))
         return [
             f"{name} is {_shape(self.state.get(name))} in the file and {_shape(self.expected.get(name))} there"
@@ -58,15 +58,15 @@ class _Candidate(NamedTuple):
 
 
 def recognise(weights: Weights, path: Path | str, architecture: str | None = None) -> Recognised:
-    """Finds the network that weights are of.
+    """Finds the network that weights belong to.
 
     Args:
-        weights: What the file holds.
+        weights: The content of the file.
         path: The file, for messages.
-        architecture: The name that torchvision or timm has for it; the file's own word for it where not given.
+        architecture: The network's name in torchvision or timm; by default the name in the file, if any.
 
     Raises:
-        FacelitError: None of the known ones; the message names the closest one, and where it differs first.
+        FacelitError: The network is not known; the message names the closest one and the first differences.
     """
     hint = architecture or weights.metadata.get("architecture")
     families = [kind for kind in KINDS if kind.mark]
@@ -82,7 +82,7 @@ def recognise(weights: Weights, path: Path | str, architecture: str | None = Non
             break
     if closest is None:
         closest = max(_candidates(weights, families, hint, marked_only=False), key=_Candidate.likeness)
-    raise FacelitError(f"{path}: {_unknown(closest, weights)} `facelit models` lists what is known.")
+    raise FacelitError(f"{path}: {_unknown(closest, weights)} `facelit models` lists the known networks.")
 
 
 def _candidates(
@@ -118,11 +118,11 @@ def _unknown(closest: _Candidate, weights: Weights) -> str:
     likeness = closest.likeness()
     if likeness < _UNLIKE:
         names = ", ".join(f"{name} ({_shape(value)})" for name, value in list(weights.state.items())[:3])
-        return f"no network that facelit knows is like these {len(weights.state)} tensors: {names}, ..."
+        return f"no network known to facelit resembles these {len(weights.state)} tensors: {names}, ..."
     differences = closest.differences()
     more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
     return (
-        f"no network that facelit knows. The closest is {closest.network.title}, {100 * likeness:.0f} % alike:"
+        f"not a network known to facelit. The closest is {closest.network.title}, {100 * likeness:.0f} % alike:"
         f" {'; '.join(differences[:3])}{more}."
     )
 

@@ -1,4 +1,4 @@
-"""Reading somebody's weights: safely, whatever they lie wrapped in."""
+"""Reads other people's weights safely, whatever they are wrapped in."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from facelit.checkpoints import CHECKPOINT_KEY
 from facelit.errors import FacelitError
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "student.")
-"""What DataParallel, torch.compile, Lightning modules and the like put before the names of the network they hold."""
+"""Prefixes that DataParallel, torch.compile, Lightning modules and the like put before the names of the network they hold."""
 
 
 class View(NamedTuple):
-    """Weights without a prefix of their names.
+    """Weights with a prefix removed from their names.
 
     Attributes:
-        prefix: What was taken away, such as "model."; empty where nothing was.
+        prefix: The removed prefix, such as "model."; may be empty.
         state: Parameters and buffers by name.
-        left_out: Names that did not have the prefix.
+        left_out: Names without the prefix.
     """
 
     prefix: str
@@ -37,13 +37,13 @@ class View(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """What a file holds.
+    """The weights in a file.
 
     Attributes:
         state: Parameters and buffers by name, as in the file.
-        key: Where in the file they lie, such as "state_dict"; empty where they are the whole of it.
-        others: Where further sets of weights lie.
-        metadata: Texts beside the weights (of a .safetensors), and the architecture's name where the file tells it.
+        key: The key of the weights in the file, such as "state_dict"; empty if they are the whole file.
+        others: The keys of further sets of weights.
+        metadata: Texts stored with the weights (in a .safetensors), and the architecture's name if the file has it.
     """
 
     state: dict[str, Tensor]
@@ -52,7 +52,7 @@ class Weights(NamedTuple):
     metadata: dict[str, str]
 
     def views(self) -> Iterator[View]:
-        """The weights as they are, and below each prefix that wrappers put before names, outermost first."""
+        """The weights unchanged, and without each prefix that wrappers put before names, outermost first."""
         pending = [View("", self.state, [])]
         while pending:
             view = pending.pop(0)
@@ -65,14 +65,14 @@ class Weights(NamedTuple):
 
 
 def read_weights(path: Path | str, key: str | None = None) -> Weights:
-    """Reads a `.pth`, `.pt`, `.ckpt`, `.tar`, ... of torch's, or a `.safetensors`; nothing of the file is executed.
+    """Reads a torch file (`.pth`, `.pt`, `.ckpt`, `.tar`, ...) or a `.safetensors`; nothing in the file is executed.
 
     Args:
         path: The file.
-        key: Which of several sets of weights in it; the one with most tensors where not given.
+        key: Which of several sets of weights in it; by default the one with the most tensors.
 
     Raises:
-        FacelitError: It is absent, damaged, holds more than weights, or holds none; or there is no such set.
+        FacelitError: The file does not exist, is damaged, holds more than weights, or none; or there is no such set.
     """
     path = Path(path)
     if not path.is_file():
@@ -95,7 +95,7 @@ def read_weights(path: Path | str, key: str | None = None) -> Weights:
 
 
 def _architecture_beside(path: Path) -> dict[str, str]:
-    """Timm's name for the network, which stands in a `config.json` beside the weights."""
+    """The network's name in timm, from a `config.json` next to the weights."""
     try:
         config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
         return {"architecture": str(config["architecture"])}
@@ -104,7 +104,7 @@ def _architecture_beside(path: Path) -> dict[str, str]:
 
 
 def is_checkpoint(path: Path | str) -> bool:
-    """Whether a file is a checkpoint of facelit's own; False where it cannot be read."""
+    """Whether a file is a facelit checkpoint; False if it cannot be read."""
     path = Path(path)
     if not path.is_file() or path.suffix.lower() in (".onnx", ".safetensors", ".pt2"):
         return False
@@ -127,22 +127,22 @@ def _load(path: Path) -> Any:
 
 
 def _explain(message: str, path: Path) -> str:
-    """Torch's page of advice in a line, with the way out."""
+    """Torch's page of advice in one line, with what to do."""
     strange = re.search(r"GLOBAL ([\w.]+)", message)
     if strange:
         return (
             f"this file holds more than weights ({strange.group(1)}): loading it could run its author's code, which facelit never"
-            " does. If you trust it, take the weights out with the program that wrote it:"
+            " does. If you trust it, extract the weights with the program that wrote it:"
             f" python -c \"import torch; c = torch.load('{path.name}', weights_only=False, map_location='cpu');"
             " torch.save(c.state_dict() if hasattr(c, 'state_dict') else c['state_dict'], 'weights.pt')\""
         )
     if "TorchScript" in message:
         return (
-            "this is a TorchScript program, not weights. Take them out of it:"
+            "this is a TorchScript program, not weights. Extract them:"
             f" python -c \"import torch; torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')\""
         )
     reason = next((line.strip() for line in message.splitlines() if line.strip()), "")[:100]
-    return f"no weights of torch's, or a truncated or damaged file ({reason or 'it ends too early'})."
+    return f"not a torch file of weights, or truncated or damaged ({reason or 'it ends too early'})."
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -22,14 +22,14 @@ class _Recording(list[tuple[Tensor, Tensor, tuple[int, ...] | None]]):
 
 
 def record_batch(centers: Tensor, labels: Tensor, embeddings: Tensor, parts: tuple[int, ...] | None = ()) -> None:
-    """Keeps a batch for the next step of the CenterSGD that owns these centers; without one, does nothing.
+    """Records a batch for the next step of the CenterSGD that owns these centers; does nothing without one.
 
     Args:
         centers: (C, D) the parameter that the optimizer was created with.
         labels: (N,) int64, from 0 to C - 1.
         embeddings: (N, D) embeddings of any floating-point dtype; kept detached, in the centers' dtype.
-        parts: how many samples of this batch each process holds, in rank order; by default N each. None for sharded
-            centers: the batch is already the global one, and labels are row numbers of this process (those outside 0 to
+        parts: How many samples of this batch each process holds, in rank order; by default N each. None for sharded
+            centers: The batch is already the global one, and labels are row numbers of this process (those outside 0 to
             C - 1 belong to other processes).
     """
     recording = getattr(centers, _RECORDING, None)
@@ -44,7 +44,7 @@ def _start_recording(centers: Tensor) -> None:
 
 
 def _take_recording(centers: Tensor) -> _Recording:
-    """Returns what was recorded since the last call, and starts a new recording."""
+    """Returns the recording since the last call, and starts a new one."""
     recording: _Recording | None = getattr(centers, _RECORDING, None)
     _start_recording(centers)
     return recording or _Recording()
@@ -53,15 +53,15 @@ def _take_recording(centers: Tensor) -> _Recording:
 def move_centers(centers: Tensor, labels: Tensor, embeddings: Tensor, alpha: float, sharded: bool = False) -> None:
     """Moves centers towards the embeddings of their identities, in place: eq. 4 of [1].
 
-    ``c_j <- c_j - alpha * sum_{i: y_i = j} (c_j - x_i) / (1 + n_j)``, n_j being the number of samples of
-    identity j. Only the rows in ``labels`` are read or written, and nothing waits for the device.
+    `c_j <- c_j - alpha * sum_{i: y_i = j} (c_j - x_i) / (1 + n_j)`, where n_j is the number of samples of
+    identity j. Only the rows in `labels` are read or written, and nothing waits for the device.
 
     Args:
         centers: (C, D) tensor.
         labels: (N,) int64, from 0 to C - 1.
         embeddings: (N, D) tensor of the centers' dtype.
-        alpha: the step size of eq. 4, in (0, 1].
-        sharded: whether labels outside 0 to C - 1 belong to other processes, and move nothing here.
+        alpha: The step size of eq. 4, in (0, 1].
+        sharded: Whether labels outside 0 to C - 1 belong to other processes, and are ignored here.
     """
     ordered = labels.sort().values
     counts = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)  # (N,)
@@ -86,7 +86,7 @@ def check_alpha(alpha: float) -> None:
     """Rejects an alpha outside (0, 1].
 
     Raises:
-        ValueError: if it is.
+        ValueError: If it is.
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be in (0, 1], not {alpha}")
@@ -95,21 +95,21 @@ def check_alpha(alpha: float) -> None:
 class CenterSGD(torch.optim.Optimizer):
     """Moves the centers of center loss by eq. 4 of [1] instead of a gradient.
 
-    :class:`~facelit.heads.CenterLoss` records each batch on its centers when the loss is backpropagated; a
-    step applies all batches since the previous one at once (accumulated micro-batches, from all processes), with n_j
-    counted over all of them, and discards them. A step therefore depends neither on the weight of the loss nor on a
-    learning rate, and has no momentum or weight decay. If nothing was recorded, it leaves the centers alone.
+    `CenterLoss` records each batch on its centers when the loss is backpropagated; a step applies all batches since the
+    previous one at once (accumulated micro-batches, from all processes), with n_j counted over all of them, and discards
+    them. A step therefore depends neither on the weight of the loss nor on a learning rate, and has no momentum or weight
+    decay. If nothing was recorded, the centers stay unchanged.
 
     In distributed training the samples of all processes are gathered, and each process applies the same update to its
-    copy of the centers. All processes must have recorded equally many samples, or their parts of an uneven
-    :func:`~facelit.distributed.global_batch`: the numbers are not exchanged.
+    copy of the centers. All processes must have recorded the same number of samples, or their parts of an uneven
+    `facelit.distributed.global_batch`: the numbers are not exchanged.
 
     Args:
-        params: the centers, ``CenterLoss.centers``, as for any torch optimizer.
-        alpha: the fraction of the way that a center moves in one step, in (0, 1]; 0.5 in the paper.
+        params: The centers, `CenterLoss.centers`, as for any torch optimizer.
+        alpha: The step size of eq. 4, in (0, 1]; 0.5 in the paper.
 
     Raises:
-        ValueError: if alpha is out of range; above 1, centers may oscillate more and more.
+        ValueError: If alpha is out of range; above 1, centers may oscillate more and more.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], alpha: float = 0.5) -> None:
@@ -127,20 +127,20 @@ class CenterSGD(torch.optim.Optimizer):
         self.zero_grad()  # a copy of the optimizer has copies of the centers, which do not record yet
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Discards what was recorded since the last step, so that it moves nothing."""
+        """Discards the batches recorded since the last step."""
         for group in self.param_groups:
             for centers in group["params"]:
                 _start_recording(centers)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]  # torch has overloads
-        """Applies what was recorded since the last step, once, and discards it.
+        """Applies the batches recorded since the last step, once, and discards them.
 
         Args:
-            closure: recomputes the loss and backpropagates it, as for any torch optimizer.
+            closure: Recomputes the loss and backpropagates it, as for any torch optimizer.
 
         Returns:
-            What the closure returned; None without one.
+            The closure's result; None without one.
         """
         loss = None
         if closure is not None:

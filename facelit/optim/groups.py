@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def parameter_groups(parameters: Iterable[Tensor], decay_norms_and_biases: bool) -> list[Tensor] | list[dict[str, Any]]:
-    """Parameters as an optimizer takes them, with or without weight decay for those that only shift and scale.
+    """Groups parameters for an optimizer, with or without weight decay for biases, norm weights and PReLU slopes.
 
-    Biases, norm weights and PReLU slopes are exactly the parameters with fewer than two dimensions: He et al.,
-    Bag of Tricks for Image Classification, CVPR 2019, sec. 3.1 ("no bias decay").
+    These are exactly the parameters with fewer than two dimensions: He et al., Bag of Tricks for Image Classification,
+    CVPR 2019, sec. 3.1 ("no bias decay").
 
     Args:
-        parameters: of the network and its head; those that require no gradient are omitted.
-        decay_norms_and_biases: whether all parameters get the optimizer's own weight decay.
+        parameters: The parameters of the network and its head; those that require no gradient are omitted.
+        decay_norms_and_biases: Whether all parameters get the optimizer's weight decay.
 
     Returns:
         All of them, or one group with the optimizer's weight decay and one without, omitting an empty group.

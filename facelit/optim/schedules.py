@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
-    """Linear warm-up, then down over the rest of the run; step it after each optimizer step.
+    """Linear warm-up, then a decrease over the rest of the run; step it after each optimizer step.
 
-    In a warm-up of w steps, step s (from 0) has (s + 1) / (w + 1) of the highest rate, so that no step has rate 0, and
+    In a warm-up of w steps, step s (from 0) uses (s + 1) / (w + 1) of the highest rate, so that no step has rate 0, and
     step w has the highest: Goyal et al., arXiv 1706.02677, 2017, sec. 2.2.
 
     Args:
-        optimizer: its learning rates are the highest that the schedule reaches.
-        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
-        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in. Later steps keep the last rate.
+        optimizer: Its learning rates are the highest that the schedule reaches.
+        warmup: Below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        total_steps: Steps in the whole run; `FaceRecognizer` fills it in. Later steps keep the last rate.
 
     Raises:
-        ValueError: if warmup is negative or not finite; from the first step on, if total_steps was never filled in.
+        ValueError: If warmup is negative or not finite; from the first step on, if total_steps was never filled in.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, warmup: float = 0.1, total_steps: int | None = None) -> None:
@@ -35,9 +35,9 @@ class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
         """The fraction of the highest rate after the warm-up.
 
         Args:
-            step: from `rising` on.
-            rising: steps in the warm-up, not necessarily a whole number.
-            total_steps: steps in the whole run.
+            step: From `rising` on.
+            rising: Steps in the warm-up, not necessarily a whole number.
+            total_steps: Steps in the whole run.
         """
 
     def set_total_steps(self, total_steps: int) -> None:
@@ -61,7 +61,7 @@ class WarmupSchedule(torch.optim.lr_scheduler.LRScheduler, ABC):
         return self.warmup * total_steps if self.warmup < 1 else self.warmup
 
     def factor(self, step: int) -> float:
-        """The fraction of the highest rate at optimizer step number ``step``, counted from 0."""
+        """The fraction of the highest rate at optimizer step number `step`, counted from 0."""
         if self.total_steps is None:
             if step > 0:
                 raise ValueError(f"{type(self).__name__} needs the length of the run: give it total_steps")
@@ -92,14 +92,14 @@ class WarmupCosine(WarmupSchedule):
     Loshchilov & Hutter, ICLR 2017, eq. 5.
 
     Args:
-        optimizer: its learning rates are the highest that the schedule reaches.
-        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
-        final: the last rate, as a fraction of the highest.
-        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in. Later steps keep the final
+        optimizer: Its learning rates are the highest that the schedule reaches.
+        warmup: Below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        final: The last rate, as a fraction of the highest.
+        total_steps: Steps in the whole run; `FaceRecognizer` fills it in. Later steps keep the final
             rate.
 
     Raises:
-        ValueError: if warmup is negative, or final outside [0, 1].
+        ValueError: If warmup is negative, or final outside [0, 1].
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class WarmupCosine(WarmupSchedule):
         super().__init__(optimizer, warmup, total_steps)
 
     def after_warmup(self, step: int, rising: float, total_steps: int) -> float:
-        """``final + (1 - final) (1 + cos(pi p)) / 2``, p being the progress from 0 to 1."""
+        """`final + (1 - final) (1 + cos(pi p)) / 2`, where p is the progress from 0 to 1."""
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * _progress(step, rising, total_steps))) / 2
 
 
@@ -124,15 +124,15 @@ class WarmupPolynomial(WarmupSchedule):
     With power 2 and no warm-up this is the schedule of InsightFace's arcface_torch; power 1 is a straight line.
 
     Args:
-        optimizer: its learning rates are the highest that the schedule reaches.
-        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
-        power: the exponent.
-        final: the last rate, as a fraction of the highest.
-        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in. Later steps keep the final
+        optimizer: Its learning rates are the highest that the schedule reaches.
+        warmup: Below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        power: The exponent.
+        final: The last rate, as a fraction of the highest.
+        total_steps: Steps in the whole run; `FaceRecognizer` fills it in. Later steps keep the final
             rate.
 
     Raises:
-        ValueError: if warmup is negative, power not positive, or final outside [0, 1].
+        ValueError: If warmup is negative, power not positive, or final outside [0, 1].
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class WarmupPolynomial(WarmupSchedule):
         super().__init__(optimizer, warmup, total_steps)
 
     def after_warmup(self, step: int, rising: float, total_steps: int) -> float:
-        """``final + (1 - final) (1 - p)^power``, p being the progress from 0 to 1."""
+        """`final + (1 - final) (1 - p)^power`, where p is the progress from 0 to 1."""
         left = 1 - _progress(step, rising, total_steps)
         return self.final + (1 - self.final) * math.pow(left, self.power)
 
@@ -160,15 +160,15 @@ class WarmupMultiStep(WarmupSchedule):
     """Linear warm-up, then drops by a factor at given fractions of the run; step it after each optimizer step.
 
     Args:
-        optimizer: whose rates are scheduled; its rates are the highest ones.
-        milestones: fractions of the run's steps, warm-up included, after which the rate drops; [0.4, 0.7, 0.9] are
+        optimizer: Its learning rates are the highest that the schedule reaches.
+        milestones: Fractions of the run's steps, including warm-up, after which the rate drops; [0.4, 0.7, 0.9] are
             epochs 8, 14 and 18 of 20.
-        gamma: the factor of each drop.
-        warmup: below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
-        total_steps: steps in the whole run; :class:`~facelit.FaceRecognizer` fills it in.
+        gamma: The factor of each drop.
+        warmup: Below 1, the fraction of the run's steps during which the rate rises; from 1 on, a number of steps.
+        total_steps: Steps in the whole run; `FaceRecognizer` fills it in.
 
     Raises:
-        ValueError: if a milestone is not a fraction, gamma is not positive, or warmup is negative.
+        ValueError: If a milestone is not a fraction, gamma is not positive, or warmup is negative.
     """
 
     def __init__(
@@ -189,5 +189,5 @@ class WarmupMultiStep(WarmupSchedule):
         super().__init__(optimizer, warmup, total_steps)
 
     def after_warmup(self, step: int, rising: float, total_steps: int) -> float:
-        """``gamma ** k`` after k milestones."""
+        """`gamma ** k` after k milestones."""
         return self.gamma ** sum(step >= round(milestone * total_steps) for milestone in self.milestones)

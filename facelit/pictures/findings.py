@@ -43,7 +43,7 @@ class Finding:
         num_identities: The number of identities affected; 0 if it is not about identities.
         count: The number of items.
         item: Makes the item with a given number.
-        note: Shown in the table beside a count of 0 that is not good news.
+        note: A remark in the table on a count of 0 that is not good news.
     """
 
     key: str

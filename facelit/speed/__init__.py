@@ -1,4 +1,4 @@
-"""What makes training steps cheaper without changing what they compute; docs/speed.md says when to turn on what."""
+"""Makes training steps cheaper without changing their results; see docs/speed.md for when to use what."""
 
 from facelit.speed.data_parallel import FaceDDP
 

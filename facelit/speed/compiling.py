@@ -19,10 +19,9 @@ _WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 class CompiledBackbone:
     """Calls a backbone through torch.compile.
 
-    The backbone itself does not change: its state dict, its copies and what is exported from it are the same. A compiled
-    program is specialised to one batch size, which is fastest. There is one program for training and one for evaluation,
-    each for the largest batch so far; smaller batches (the last of an epoch) run uncompiled, instead of compiling once
-    more for every size.
+    The backbone itself does not change, and neither do its state dict, copies and exports. A compiled program is specialised
+    to one batch size, which is fastest. There is one program for training and one for evaluation, each for the largest batch
+    so far; smaller batches (the last of an epoch) run uncompiled, instead of causing another compilation for every size.
 
     Copies and unpickled objects compile again when they are first called.
 
@@ -46,7 +45,7 @@ class CompiledBackbone:
         """Embeds crops.
 
         Args:
-            backbone: The network; another one of the same layout needs no new compilation.
+            backbone: The network; another with the same layout needs no new compilation.
             images: float (N, 3, 112, 112).
 
         Returns:
@@ -69,17 +68,17 @@ class CompiledBackbone:
                 f"model.compile: torch.compile failed ({reason[:200]}). It needs a C++ compiler, and Triton on a GPU; or"
                 " turn the option off."
             ) from error
-        # A CUDA graph writes its next result into the same memory, and evaluation keeps what it gets.
+        # A CUDA graph writes its next result into the same memory, but evaluation keeps its results.
         return embeddings if backbone.training or self.mode not in _WITH_CUDA_GRAPHS else embeddings.clone()
 
     def check_accumulation(self, batches: int) -> None:
-        """Refuses CUDA graphs with accumulated gradients, which the graph would overwrite.
+        """Rejects CUDA graphs with accumulated gradients, which the graph would overwrite.
 
         Args:
-            batches: Batches of an optimizer step.
+            batches: The number of batches per optimizer step.
 
         Raises:
-            FacelitError: The mode works with CUDA graphs, and there are several.
+            FacelitError: The mode uses CUDA graphs, and a step takes several batches.
         """
         if batches > 1 and self.mode in _WITH_CUDA_GRAPHS:
             raise FacelitError(
@@ -91,7 +90,7 @@ class CompiledBackbone:
 
 
 def make_compiled(option: bool | str) -> CompiledBackbone | None:
-    """What the option `model.compile` asks for: None where it is off."""
+    """The compiled backbone for the option `model.compile`; None if it is off."""
     if option is False:
         return None
     return CompiledBackbone("default" if option is True else option)

@@ -10,31 +10,31 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 from facelit.errors import FacelitError
 
 Compression = Literal["fp16", "bf16", "powersgd"]
-"""What gradients are sent as."""
+"""The ways to compress gradients."""
 
 _CASTS = {"fp16": fp16_compress_hook, "bf16": bf16_compress_hook}
 
 
 class FaceDDP(DDPStrategy):
-    """Distributed data parallel training with settings that hold for facelit's networks.
+    """Distributed data parallel training with settings that suit facelit's networks.
 
     Every parameter takes part in every step, so that DDP need not search for unused ones; and gradients are views of the
-    buckets that are sent, not copies.
+    communication buckets, not copies.
 
-    Use it by ``--trainer.strategy facelit.speed.FaceDDP``.
+    Use it with `--trainer.strategy facelit.speed.FaceDDP`.
 
     Args:
         static_graph: Whether torch may assume that all steps have the first one's graph, which holds for facelit's networks.
             Not with accumulated batches: torch fails at the first one.
         gradient_as_bucket_view: Whether gradients are views of the buckets; saves a copy of all gradients.
-        bucket_cap_mb: Megabytes of gradients that are sent at once; None for torch's own choice (25). Larger ones suit slow
-            connections with many processes, smaller ones start earlier.
-        compress: What gradients are sent as: "fp16" and "bf16" halve what is sent, at their precision; "powersgd" sends a
-            matrix's two factors of rank `powersgd_rank` (Vogels, Karimireddy & Jaggi, NeurIPS 2019), which is far less,
-            and carries what it left out over to the next step. Checkpoints do not hold that: a resumed run starts
-            from nothing. None sends gradients as they are.
-        powersgd_rank: Rank of the factors: more is closer to the gradient, and more to send.
-        powersgd_start: Steps before "powersgd" begins: gradients of the first ones are sent whole. At least 2.
+        bucket_cap_mb: Megabytes of gradients to send at once; None for torch's own choice (25). Larger buckets suit slow
+            connections with many processes, smaller ones are sent earlier.
+        compress: How to compress gradients: "fp16" and "bf16" halve the traffic, at that precision; "powersgd" sends far less,
+            a matrix's two factors of rank `powersgd_rank` (Vogels, Karimireddy & Jaggi, NeurIPS 2019), and carries the error
+            over to the next step. Checkpoints do not store that error: a resumed run starts with none. None sends gradients
+            uncompressed.
+        powersgd_rank: The rank of the factors: a higher rank is more precise, but sends more.
+        powersgd_start: The number of steps before "powersgd" begins, with gradients sent uncompressed; at least 2.
         process_group_backend: torch.distributed's backend; None for nccl on GPUs and gloo elsewhere.
 
     Raises:
@@ -66,7 +66,7 @@ class FaceDDP(DDPStrategy):
         )
 
     def setup(self, trainer: Trainer) -> None:
-        """Refuses combinations on which torch fails in an internal assertion, or trains wrongly."""
+        """Rejects combinations with which torch fails an internal assertion, or trains incorrectly."""
         if self.static_graph and trainer.accumulate_grad_batches > 1:
             raise FacelitError(
                 "trainer.strategy: static_graph cannot be combined with trainer.accumulate_grad_batches. Turn one of them off."
@@ -89,7 +89,7 @@ class FaceDDP(DDPStrategy):
             parallel.register_comm_hook(state, powerSGD_hook)
         else:
             hook = _CASTS[self.compress]
-            # torch refuses bf16_compress_hook, by its name, without NCCL; gloo runs it all the same.
+            # torch rejects bf16_compress_hook by name without NCCL, though gloo can run it.
             parallel.register_comm_hook(None, lambda state, bucket: hook(state, bucket))
 
 

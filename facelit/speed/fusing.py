@@ -1,4 +1,4 @@
-"""Optimizers that update all parameters in one kernel, and whether a step was made or skipped."""
+"""Makes optimizers update all parameters in one kernel, and tells whether a step was taken or skipped."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _CHOICES = ("fused", "foreach")
 def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> None:
     """Turns on torch's fused implementation, if the optimizer's class has one that pays on the device.
 
-    A choice of the user's (`fused` or `foreach`, true or false) stays. Loading a checkpoint changes neither the
+    The user's own choice (`fused` or `foreach`, true or false) is kept. Loading a checkpoint changes neither the
     implementation, so that a run begun on a GPU can continue without one and vice versa, nor the memory order
     (channels_last or not) of this run.
 
     Args:
-        optimizer: What the user's option made.
-        device: Where its parameters are.
-        scaled: Whether a gradient scaler is at work (16-mixed): a fused optimizer would take the unscaling over, and
-            Lightning could not clip gradients any more. It stays off then.
+        optimizer: The user's optimizer.
+        device: The device of its parameters.
+        scaled: Whether a gradient scaler is in use (16-mixed). Fusing then stays off: a fused optimizer would do the
+            unscaling itself, and Lightning could no longer clip gradients.
     """
     if not scaled:
         if type(optimizer) in _FUSED_ON.get(device.type, ()) and _is_open(optimizer, device):
@@ -38,7 +38,7 @@ def fuse(optimizer: Optimizer, device: torch.device, scaled: bool = False) -> No
 
 
 def _is_open(optimizer: Optimizer, device: torch.device) -> bool:
-    """Whether nothing was chosen, and all parameters can be updated by a fused kernel."""
+    """Whether the user made no choice, and a fused kernel can update all parameters."""
     return all(
         group["fused"] is None
         and group["foreach"] is None
@@ -49,10 +49,10 @@ def _is_open(optimizer: Optimizer, device: torch.device) -> bool:
 
 
 def _keep_choice(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """The saved state, with the implementation that this run has chosen."""
+    """The saved state, with this run's choice of implementation."""
     groups = state["param_groups"]
     if len(groups) != len(optimizer.param_groups):
-        return state  # torch says so
+        return state  # torch reports it
     kept = [
         {**saved, **{name: own[name] for name in _CHOICES if name in own}}
         for saved, own in zip(groups, optimizer.param_groups, strict=True)
@@ -61,23 +61,23 @@ def _keep_choice(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lay_out_state(optimizer: Optimizer) -> None:
-    """Lays what is kept for a parameter out in memory as the parameter is.
+    """Gives the state of each parameter the parameter's memory layout.
 
-    A fused kernel on a CPU goes through both in the order of memory, without looking; one on a GPU refuses others.
+    A fused CPU kernel silently assumes the same layout; a GPU kernel rejects any other.
     """
     for parameter, kept in optimizer.state.items():
         if not isinstance(parameter, Tensor) or not isinstance(kept, dict):
-            continue  # an optimizer from elsewhere may keep anything
+            continue  # other people's optimizers may keep anything
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 kept[name] = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 class StepWatch:
-    """Tells whether an optimizer made its step, or a gradient scaler skipped it (fp16, gradients not finite).
+    """Tells whether an optimizer took its step, or a gradient scaler skipped it (fp16, non-finite gradients).
 
-    Use it as a context around the step. The scaler of an optimizer that is not fused decides on the host and calls it or
-    not: then nothing is read from the device. A fused one finds out on the device, which is waited for.
+    Use it as a context manager around the step. Without fusing, the scaler decides on the host whether to call the optimizer,
+    and nothing is read from the device. A fused optimizer decides on the device, which means waiting for it.
 
     Args:
         optimizer: The optimizer, or Lightning's wrapper of it.
@@ -104,4 +104,4 @@ class StepWatch:
 
     def _note(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._called = True
-        self._found_inf = getattr(optimizer, "found_inf", None)  # GradScaler.step lends it to fused ones
+        self._found_inf = getattr(optimizer, "found_inf", None)  # GradScaler.step sets it on fused ones

@@ -1,4 +1,4 @@
-"""Settings that suit the hardware, chosen once before a run of the command line."""
+"""Chooses settings that suit the hardware, once before a run of the command line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def best_precision(accelerator: str) -> str:
-    """Lightning's name for the precision to use: bf16 on GPUs that have it, float32 elsewhere."""
+    """The precision to use, by Lightning's name: bf16 on GPUs that support it, float32 elsewhere."""
     bf16 = runs_on_gpu(accelerator) and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16-mixed" if bf16 else "32-true"
 
@@ -19,17 +19,17 @@ def runs_on_gpu(accelerator: str) -> bool:
 def allow_tf32(accelerator: str, precision: object) -> None:
     """Lets float32 matrix products round their inputs to TF32 if the rest of the network runs at lower precision anyway.
 
-    Under the mixed precisions heads compute in float32. Full float32 products are several times slower on a GPU, for
-    digits that the embeddings do not have. Other precisions are left alone.
+    Under mixed precision, heads compute in float32. Full float32 products are several times slower on a GPU, for digits that
+    the embeddings do not have. Other precisions are unaffected.
     """
     if runs_on_gpu(accelerator) and precision in ("bf16-mixed", "16-mixed"):
         torch.set_float32_matmul_precision("high")
 
 
 def default_cudnn_benchmark(accelerator: str, deterministic: object) -> bool | None:
-    """Lightning's option `benchmark`, if the user leaves it open: whether cuDNN times its algorithms and takes the fastest.
+    """The default of Lightning's option `benchmark`: whether cuDNN times its algorithms and picks the fastest.
 
-    That pays on a GPU, as all crops and nearly all batches have one size. The choice may differ from run to run, and with
-    it the rounding: not for runs that ask to be deterministic.
+    That pays on a GPU, as all crops and nearly all batches have the same size. The choice, and hence rounding, may differ from
+    run to run, so deterministic runs do without.
     """
     return True if runs_on_gpu(accelerator) and deterministic in (None, False) else None

@@ -1,4 +1,4 @@
-"""Activations recomputed in the backward pass instead of being kept: less memory for more arithmetic.
+"""Recomputes activations in the backward pass instead of keeping them: less memory for more arithmetic.
 
 Chen, Xu, Zhang & Guestrin: Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, 2016.
 """
@@ -38,7 +38,7 @@ class RecomputedSequential(nn.Sequential):
 def recompute_activations(backbone: nn.Module) -> None:
     """Makes the sequential stages of a network recompute their activations, in place.
 
-    Their class changes, and nothing else: parameters, names and state dict stay.
+    Only their class changes: parameters, names and state dict stay the same.
 
     Args:
         backbone: The network.
@@ -49,8 +49,8 @@ def recompute_activations(backbone: nn.Module) -> None:
     stages = list(_stages(backbone))
     if not stages:
         raise FacelitError(
-            f"model.checkpoint_activations: {type(backbone).__name__} has no nn.Sequential of blocks or convolutions, whose"
-            " activations could be computed again. Turn the option off."
+            f"model.checkpoint_activations: {type(backbone).__name__} has no nn.Sequential of blocks or convolutions whose"
+            " activations could be recomputed. Turn the option off."
         )
     for stage in stages:
         stage.__class__ = RecomputedSequential
@@ -90,7 +90,7 @@ def _segments(stage: nn.Sequential) -> Iterator[list[nn.Module]]:
 
 
 def _recomputed(segment: Sequence[nn.Module], input: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # the compiled program writes each buffer once, however often it is computed
+    if torch.compiler.is_compiling():  # a compiled program writes each buffer once, even if recomputed
         output: Tensor = checkpoint(_run, segment, input, use_reentrant=False)
     else:
         output = checkpoint(_run, segment, input, use_reentrant=False, context_fn=partial(_contexts, segment))
@@ -104,7 +104,7 @@ def _run(segment: Sequence[nn.Module], input: Tensor) -> Tensor:
 
 
 def _contexts(segment: Sequence[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the forward pass, and for doing it again."""
+    """The contexts of the forward pass and of its repetition."""
     return nullcontext(), _buffers_kept(segment)
 
 

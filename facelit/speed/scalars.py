@@ -1,4 +1,4 @@
-"""Fetching logged figures from the device, all at once."""
+"""Fetches logged figures from the device, all at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ def fetch_scalars(
 ) -> dict[str, Tensor]:
     """Brings figures to the CPU with a single wait for the device, and a single collective if there are several processes.
 
-    A logged tensor that stays on the GPU costs a wait at every later step that shows it in the progress bar; these cost
-    none.
+    A logged tensor on the GPU costs a wait at every later step that shows it in the progress bar; on the CPU it costs none.
 
     Args:
         figures: Scalars by name; the same names on all processes.

@@ -210,7 +210,7 @@ def _check_labels(root: Path, paths: Sequence[Path]) -> None:
     loose = [path for path in paths if path.parent == root]
     if loose:
         raise FacelitError(
-            f"--labels takes {root}/<person>/<photo>; {len(loose):,} photos lie in no folder ({loose[0].name})."
+            f"--labels takes {root}/<person>/<photo>; {len(loose):,} photos are in no folder ({loose[0].name})."
         )
 
 

@@ -35,8 +35,8 @@ def import_(
 
     Recognises the architecture by the names and shapes of its parameters, and adopts its preprocessing (size, colours, mean and
     std), which is known for each kind of weights and can be set by options. The checkpoint then works like one of facelit's own:
-    validate, verify, identify, embed, export, card, and fit --model.init_backbone. No code in the file is executed. `facelit
-    models` lists the known networks.
+    validate, verify, identify, embed, export, card, and fit --model.init_backbone. No code in the file is executed.
+    `facelit models` lists the known networks.
 
     Args:
         source: The file: .pth, .pt, .ckpt, .safetensors, ... or .onnx.

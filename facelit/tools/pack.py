@@ -42,10 +42,10 @@ def pack(
             MXNet. bin: the pairs of a verification set, like InsightFace's lfw.bin.
         pairs: For --format bin: the pairs file, in LFW's format.
         on_bad_image: error: stop at an image that cannot be read. skip: leave it out, and list it in DST/skipped.tsv.
-        any_size: Let images of other sizes than 112x112 in (training then needs `resize: true`).
-        images_per_shard: Images in a file; 65,536 where not given, or fewer so that every process has one to write.
-        identity_depth: How many folders lead to an identity's images in SRC: 2 for SRC/F0001/MID1/<image>, identity F0001/MID1.
-        jobs: Number of processes; one per core where not given.
+        any_size: Accept images of sizes other than 112x112 (training then needs `resize: true`).
+        images_per_shard: The number of images in a file; by default 65,536, or fewer so that every process has one to write.
+        identity_depth: The number of folder levels that name an identity in SRC: 2 for SRC/F0001/MID1/<image>, identity F0001/MID1.
+        jobs: The number of processes; by default one per core.
 
     Returns:
         0, or 1 if --verify found a difference.
@@ -69,7 +69,7 @@ def pack(
     if format == "bin":
         return _write_bin(src, pairs, Path(dst))
     if pairs is not None:
-        raise FacelitError("--pairs goes with --format bin only.")
+        raise FacelitError("--pairs is for --format bin only.")
     source = open_store(src, identity_depth)
     if format == "recordio":
         return _write_recordio(source, Path(dst))

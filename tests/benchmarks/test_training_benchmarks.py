@@ -123,7 +123,7 @@ def test_baseline_without_memory_for_it_is_left_out(
     options = ["--heads", "center", "--identities", 8, "--batch", 4, "--width", 0.01, "--turns", 2, "--no-memory"]
     figures = run_script(training_step.main, tmp_path, *options)
     assert figures["rows"][0]["ratio"] is None
-    assert "the baseline is left out" in capsys.readouterr().out
+    assert "the baseline is skipped" in capsys.readouterr().out
 
 
 def test_flat_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

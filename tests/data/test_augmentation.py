@@ -165,7 +165,7 @@ def test_devices_that_must_not_be_asked_give_the_same_pixels(monkeypatch: pytest
     """The host picks the crops to soften where that is free; elsewhere all are softened, and the chosen ones kept."""
     change = Augmentation(flip=0, blur=0.4, low_resolution=0.4)
     picked = change(IMAGES, DRAWS)
-    monkeypatch.setattr(augmentation, "_FREE_TO_ASK", ())
+    monkeypatch.setattr(augmentation, "_WITHOUT_WAITING", ())
     torch.testing.assert_close(change(IMAGES, DRAWS), picked, rtol=0, atol=1e-6)
 
 

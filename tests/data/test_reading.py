@@ -214,7 +214,7 @@ def test_a_decoder_that_fails_for_no_reason_is_named_once(
             decoded = decoder.decode(batch, batch.images)
             assert torch.equal(decoded.images, TrainImages(reader, 0)[BatchRequest(np.arange(4), 0, 4)].images)
     (record,) = caplog.records
-    assert "TorchCodec did not decode" in record.message
+    assert "TorchCodec failed to decode" in record.message
     assert "(nvjpeg is busy)" in record.message
 
 
@@ -242,7 +242,7 @@ def test_without_a_decoder_the_start_says_what_is_missing(
     message = str(caught.value)
     assert "decode_on_gpu" in message
     assert "TorchCodec: No module named 'torchcodec'" in message
-    assert "torchvision: gives pixels (3, 112, 112) on cpu" in message
+    assert "torchvision: returns pixels (3, 112, 112) on cpu" in message
     assert "pip install" in message
 
 

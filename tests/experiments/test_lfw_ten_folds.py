@@ -130,7 +130,7 @@ def test_nobody_is_trained_and_tested(tiny_lfw, fold, trained):
 def test_lists_that_do_not_fit_the_pairs_are_refused(tiny_lfw):
     people = tiny_lfw / "lists" / "people.txt"
     people.write_text(people.read_text().replace("person_05", "person_50"))
-    with pytest.raises(FacelitError, match=r"1 people of fold-02's pairs would be trained on \(person_05"):
+    with pytest.raises(FacelitError, match=r"1 people in fold-02's pairs would be trained on \(person_05"):
         Split(tiny_lfw, 2).training_set(2)
 
 
@@ -305,7 +305,7 @@ def test_a_fold_that_fails_leaves_the_others_be(tiny_lfw, tmp_path, monkeypatch,
 
 def test_two_programs_do_not_train_the_same_fold(tiny_lfw, tmp_path):
     job = make_job(tiny_lfw, tmp_path / "out", 1)
-    with job.locked(), pytest.raises(FacelitError, match="another program works on it"), job.locked():
+    with job.locked(), pytest.raises(FacelitError, match="another program is working on it"), job.locked():
         pass
 
 
@@ -351,7 +351,7 @@ def test_a_fold_from_end_to_end_and_once_only(tiny_lfw, tmp_path, monkeypatch, c
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("trained again"))
     assert call(monkeypatch, *arguments) == 0
     again = capsys.readouterr().out
-    assert again.count("there already") == 2
+    assert again.count("done already") == 2
     assert [line for line in again.splitlines() if line.startswith("|")] == [
         line for line in printed.splitlines() if line.startswith("|")
     ]
@@ -370,7 +370,7 @@ def test_list_and_mistakes(monkeypatch, capsys):
         (["--rows", "vgg"], "error: --rows: there is no row vgg."),
         (
             ["--list", "--override", "data.num_workers=2"],
-            "--override data.num_workers: the comparison sets that itself.",
+            "--override data.num_workers: the comparison sets this option itself.",
         ),
         (["--list", "--json", "nowhere/x.json"], "there is no folder nowhere."),
     ):

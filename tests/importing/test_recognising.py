@@ -113,7 +113,7 @@ def test_the_closest_network_and_the_first_differences_are_named() -> None:
 
 
 def test_what_is_like_nothing_known_is_said_so() -> None:
-    with pytest.raises(FacelitError, match=r"no network that facelit knows is like these 1 tensors: a.weight \(3x4\)"):
+    with pytest.raises(FacelitError, match=r"no network known to facelit resembles these 1 tensors: a.weight \(3x4\)"):
         title({"a.weight": torch.zeros(3, 4)})
 
 

@@ -254,7 +254,7 @@ def test_tar_comes_with_its_impostor_pairs_and_interval(tmp_path: Path) -> None:
 def test_other_steps_are_told_apart(tmp_path: Path) -> None:
     """Weights, figures and picture may be of three different moments of the run."""
     text = written(write_run(tmp_path / "same"))
-    assert "Drawn at step 125, where the figures above were measured." in text
+    assert "Drawn at step 125, when the figures above were measured." in text
     assert "before these weights" not in text
     text = written(write_run(tmp_path / "later", step=150, drawn_at=200))
     assert "Drawn at step 200; the figures above were measured at step 125." in text

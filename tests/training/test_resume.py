@@ -230,7 +230,7 @@ def test_another_batch_size_from_the_end_of_an_epoch(
     main(["fit", "--config", str(config), "--ckpt_path", "last", "--data.batch_size", str(batch_size)])
     assert {epoch: sorted(images) for epoch, images in seen.items()} == {1: list(range(48))}
     if verified:  # else Lightning gives the loader no state back: there is nothing to go on with
-        assert f"in another order than before: global batch size {batch_size} instead of 8" in caplog.text
+        assert f"from the next epoch on: global batch size {batch_size} instead of 8" in caplog.text
 
 
 def test_an_epoch_that_was_cut_short_is_over(tmp_path: Path, seen: dict[int, list[int]]) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of weights that facelit knows, each in a file of its own."""
+"""The kinds of weights that facelit knows, one per file."""
 
 from facelit.importing.kinds import adaface, arcface, facenet, mobilefacenet, onnx_files, timm_model, torchvision_model
 from facelit.importing.kinds.kind import Feed, Kind, Network, Published, State
@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = (
     torchvision_model.TORCHVISION,
     timm_model.TIMM,
 )
-"""In the order in which they are tried."""
+"""The kinds, in the order in which they are tried."""
 
 
 def published() -> list[Published]:

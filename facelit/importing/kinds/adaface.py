@@ -1,4 +1,4 @@
-"""AdaFace's Lightning checkpoints, and CVLface's, which have the same networks and another order of colours."""
+"""AdaFace's Lightning checkpoints, and CVLface's, with the same networks but a different order of colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What facelit knows of one kind of weights."""
+"""The facts about one kind of weights."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ CLASSIFIER_NOTE = (
 
 
 class Feed(NamedTuple):
-    """How a network was fed in training; the arguments of `ImportedBackbone` of the same names.
+    """A network's preprocessing in training; the same-named arguments of `ImportedBackbone`.
 
     Attributes:
         size: Height and width of the images.
         colour: Order of the colours, "RGB" or "BGR".
-        mean: Subtracted from red, green and blue in 0..255.
-        std: What they are divided by afterwards.
+        mean: The mean subtracted from red, green and blue in 0..255.
+        std: The divisor after that.
         l2: Whether embeddings are divided by their length.
-        flip_average: Whether the embedding is the mean of the crop's and its mirror image's.
+        flip_average: Whether embeddings are averaged with the mirror image's.
     """
 
     size: tuple[int, int] = (112, 112)
@@ -45,13 +45,13 @@ class Feed(NamedTuple):
     flip_average: bool = False
 
     def describe(self) -> str:
-        """In a few words."""
+        """Describes the preprocessing in a few words."""
         height, width = self.size
         extras = ["L2"] * self.l2 + ["averaged with the mirror image"] * self.flip_average
         return ", ".join([self.colour, f"{height}x{width}", self.describe_range(), *extras])
 
     def describe_range(self) -> str:
-        """What pixels become."""
+        """Describes the range of pixels."""
         known = {(feed.mean, feed.std): name for name, feed in RANGES.items()}
         name = known.get((self.mean, self.std))
         if name is not None:
@@ -69,16 +69,16 @@ RANGES = {
     "0..255": Feed(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     "imagenet": Feed(mean=IMAGENET_MEAN, std=IMAGENET_STD),
 }
-"""The usual ranges by the name that option `range` takes; only `mean` and `std` count."""
+"""The usual ranges by their names in the option `range`; only `mean` and `std` count."""
 
 
 class Network(NamedTuple):
-    """An architecture that weights may be of.
+    """An architecture that weights may belong to.
 
     Attributes:
-        title: What it is called in messages.
-        backbone: The class of `facelit.backbones`.
-        init_args: What it is built with.
+        title: Its name in messages.
+        backbone: The class in `facelit.backbones`.
+        init_args: The arguments it is built with.
     """
 
     title: str
@@ -86,11 +86,11 @@ class Network(NamedTuple):
     init_args: dict[str, Any]
 
     def build(self) -> nn.Module:
-        """With memory, untrained."""
+        """Builds the network with random weights."""
         return self.backbone(**self.init_args)
 
     def shapes(self) -> State:
-        """The names and shapes of its parameters and buffers, without memory."""
+        """The names and shapes of its parameters and buffers, without allocating them."""
         return _shapes(self.backbone.__name__, dumps(self.init_args))
 
 
@@ -105,13 +105,13 @@ class Published(NamedTuple):
     """Weights that somebody published, as their authors describe them; a row of `facelit models`.
 
     Attributes:
-        name: What they are called there.
+        name: Their published name.
         architecture: The network.
         home: Where to get them.
-        licence: Of the weights.
+        licence: The licence of the weights.
         trained_on: The training set.
-        lfw: Accuracy on LFW that the authors state; "not stated" else.
-        command: How they are imported.
+        lfw: The authors' accuracy on LFW, or "not stated".
+        command: The command to import them.
     """
 
     name: str
@@ -125,20 +125,20 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """Weights that are named, shaped and fed alike.
+    """Weights with the same names, shapes and preprocessing.
 
     Attributes:
-        name: Whose they are.
-        mark: A name, after conversion, that all of its networks have and no other kind's; "" for somebody's whole collection of
-            networks, in which `networks` has to search.
-        networks: The architectures that a state, already converted, may be of, given the name that the file or the user has for
-            it; the sizes that vary are read from the state.
-        feed: How they were fed.
-        assumed: Whether that differs from one to the next, and is the likeliest.
-        convert: Their names and shapes to those of facelit's network.
-        prefixes: The state's names must have stood below one of these, such as "model."; any where there are none.
+        name: The name of the kind.
+        mark: A name, after conversion, found in all of its networks and in no other kind's; "" for a whole collection of
+            networks, which `networks` has to search.
+        networks: The architectures that a converted state may belong to, given its name in the file or from the user; sizes
+            that vary are read from the state.
+        feed: The preprocessing.
+        assumed: Whether the preprocessing varies within the kind, and `feed` is only the most likely.
+        convert: Converts names and shapes to those of facelit's network.
+        prefixes: The prefixes, such as "model.", of which the state's names must have had one; empty for any or none.
         published: Known weights.
-        notes: What somebody who imports them should know.
+        notes: Notes for whoever imports them.
     """
 
     name: str
@@ -153,5 +153,5 @@ class Kind:
 
 
 def rows_of(state: State, name: str, default: int) -> int:
-    """How many rows a matrix has: the length of the embedding, where it is the last layer's."""
+    """The number of rows of a matrix: the length of the embedding, for the last layer."""
     return int(state[name].shape[0]) if name in state and state[name].ndim else default

@@ -1,4 +1,4 @@
-"""ONNX files that are worth knowing; how an ONNX was fed is read from its graph."""
+"""Notable ONNX files; the preprocessing of an ONNX is read from its graph."""
 
 from facelit.importing.kinds.kind import Published
 

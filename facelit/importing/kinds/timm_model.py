@@ -10,7 +10,7 @@ from facelit.backbones import TimmBackbone
 from facelit.importing.kinds.kind import CLASSIFIER_NOTE, RANGES, Kind, Network, Published, State
 
 _CLASSIFIERS = ("head.fc.", "head.linear.", "classifier.", "fc.", "head.")
-"""Names of timm's last layers, as its configurations have them; the longer ones first."""
+"""Names of the last layers in timm's configurations, longer ones first."""
 
 
 def _names(state: State) -> State:
@@ -25,7 +25,7 @@ def _names(state: State) -> State:
 
 
 def _networks(state: State, hint: str | None) -> Iterator[Network]:
-    """The one that the file names; else those with such a first and such a last layer, which takes a while."""
+    """The model named in the file; otherwise all models with matching first and last layers, which takes a while."""
     if "neck.weight" not in state:
         return
     try:

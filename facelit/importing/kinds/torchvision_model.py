@@ -14,7 +14,7 @@ _PREFIX = "model."
 
 
 def _networks(state: State, hint: str | None) -> Iterator[Network]:
-    """Those with as many parameters below their last layer: torchvision states the number for each."""
+    """The models with the same number of parameters below their last layer, which torchvision states for each."""
     import torchvision
     from torchvision.models import get_model_weights, list_models
 
