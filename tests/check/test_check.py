@@ -606,9 +606,15 @@ def test_other_forms_of_a_set_ignore_nothing(tmp_path: Path, form: str, capsys: 
     ("files", "message"),
     [
         (["nest/train/a/0.jpg"], r"Did you mean nest/train\?$"),
-        (["nest/train/a/0.jpg", "nest/test/b/0.jpg", "nest/doc/x/y.txt"], r"Did you mean nest/test or nest/train\?$"),
+        (
+            ["nest/train/a/0.jpg", "nest/test/b/0.jpg", "nest/doc/x/y.txt"],
+            r"Did you mean nest/test or nest/train\? If .*--identity_depth 2\.$",
+        ),
         (["nest/faces/train.rec"], r"Did you mean nest/faces\?$"),
-        ([f"nest/{name}/session/0.jpg" for name in "abcde"], r"one folder too deep, such as nest/a/session/0\.jpg\.$"),
+        (
+            [f"nest/{name}/session/0.jpg" for name in "abcde"],
+            r"one folder too deep, such as nest/a/session/0\.jpg\. If .*--identity_depth 2\.$",
+        ),
         (
             ["nest/a/0.bmp", "nest/a/1.bmp"],
             r"Ignored there: 2 file\(s\) of other kinds \(2 \.bmp\), 1 identity without",
@@ -665,10 +671,10 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, mon
         "few_images", "", "", 1, 1, 2, lambda number: Item({"identity": str(number)}, 1 / (1 - number), [])
     )
     with pytest.raises(ZeroDivisionError):
-        write_report(Path("check-data.json"), {}, 2, [], [broken])
+        write_report(Path("check-data.json"), {}, {}, [], [broken])
     assert Path("check-data.json").read_bytes() == before
     with pytest.raises(FacelitError, match=r"away/check\.json: cannot write this file"):
-        write_report(Path("away/check.json"), {}, 2, [], [])
+        write_report(Path("away/check.json"), {}, {}, [], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check-data.json", "check-data.png", "data"]
 
 
