@@ -39,11 +39,11 @@ class IdentityFolder(IdentitySource):
             LFW's `people.txt`. Keeps the people of a verification set out of the training set. Names are compared without
             regard to case, spaces and underscores, and the way accents are stored; how many match nobody is printed.
         exclude_folds: Where `exclude_identities` has folds (LFW's `people.txt`), exclude only those, counted from 1.
-        exclude_images: A text file that names images to leave out, `identity/file` a line, as `facelit check --checkpoint` writes
-            it. An identity without any other image is left out with them.
         resize: Resize images of another size to 112x112 instead of refusing them.
-        identity_depth: How many folders lead to an identity's images, where they are plain files: 2 for
-            `root/F0001/MID1/<image>`, whose identity is called `F0001/MID1`. Packs and InsightFace sets list theirs.
+        exclude_images: A text file that names images to leave out, one `identity/file` per line, such as `facelit check
+            --checkpoint` writes. An identity with no other images is left out as well.
+        identity_depth: In a folder of images, how many folders lead to an identity's: 2 for `root/F0001/MID1/<image>`, whose
+            identity is called `F0001/MID1`. Packs and InsightFace sets list their own identities.
 
     Raises:
         FacelitError: The folder is missing or damaged, has no or one identity, or has images directly in it.
@@ -55,8 +55,8 @@ class IdentityFolder(IdentitySource):
         min_images_per_identity: int = 1,
         exclude_identities: str | None = None,
         exclude_folds: list[int] | None = None,
-        exclude_images: str | None = None,
         resize: bool = False,
+        exclude_images: str | None = None,
         identity_depth: int = 1,
     ) -> None:
         self.root = Path(root)

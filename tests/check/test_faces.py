@@ -293,7 +293,7 @@ def test_each_set_has_its_own_pairs(people: People, tmp_path: Path, pairs: list[
 @pytest.mark.parametrize(
     ("against", "pairs", "message"),
     [
-        (["A", "B"], ["a.txt"], r"B \(option against\): has none of the people of a\.txt \(with several sets, --pairs"),
+        (["A", "B"], ["a.txt"], r"B \(option against\) has none of the people in a\.txt \(with several sets, --pairs"),
         (["A", "B", "A"], ["a.txt", "none"], r"2 pairs files for 3 set\(s\)"),
         (["A", "names.txt"], ["a.txt", "a.txt"], r"names\.txt is not a folder of people\. Write none"),
         (["A"], ["absent.txt"], r"absent\.txt \(option pairs\)"),
@@ -330,7 +330,7 @@ def test_images_named_in_a_list_are_left_out(people: People, tmp_path: Path) -> 
     for text, message in (("nobody/1.png", "none of its 1 lines names"), ("# only", "is empty")):
         with pytest.raises(FacelitError, match=message):
             IdentityFolder("data", exclude_images=_list(listed, text))
-    with pytest.raises(FacelitError, match="1 of 3 identities are left by .*exclude_images="):
+    with pytest.raises(FacelitError, match=r"1 of 3 identities are left by .*exclude_images="):
         IdentityFolder("data", 3, exclude_images=_list(listed, "a/1.png\nb/1.png"))
 
 
