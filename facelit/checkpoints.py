@@ -15,7 +15,7 @@ from facelit.errors import FacelitError
 from facelit.storage.files import replacing
 
 CHECKPOINT_KEY = "facelit"
-"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`, `identity_places`, `weight_average`."""
+"""Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`, `drawn`, `identity_places`, `weight_average`."""
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

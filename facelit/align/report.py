@@ -8,15 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from facelit.align.detection import Faces
 from facelit.align.journal import FOLDER, Outcome, replace_bytes
-from facelit.align.landmark_file import HEADER
-from facelit.align.photos import read_photo, shrink
+from facelit.align.landmark_file import HEADER, Lines, parse_lines
+from facelit.align.photos import Photo, read_photo, shrink
 from facelit.errors import FacelitError
+from facelit.pictures.contact_sheet import TILES
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.base import ImageStore
 from facelit.storage.images import read_file
@@ -27,7 +29,7 @@ SHEET = "align-contact-sheet.png"
 LANDMARKS = "align-landmarks.tsv"
 """All faces that were found, in the form that `--landmarks` reads; in the hidden folder of the crops."""
 
-_THUMBNAIL = 224
+_THUMBNAIL, _FRAME = 224, "#D55E00"
 _WORTH_A_WARNING = 0.1
 """Share of all crops' pixels that lies beyond the photos, from which the table says so."""
 _MUCH = 0.25
@@ -119,8 +121,15 @@ def write_lists(target: Path, outcomes: Sequence[Outcome]) -> None:
         _replace(target, f"align-{name}.txt", text.encode("utf-8", "surrogateescape"))
 
 
-def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: str) -> None:
-    """Writes a picture with up to eight photos of each list, and beside each its crop.
+def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: str, images: int = TILES) -> None:
+    """Writes a picture with photos from each list and, beside each, its crops; a photo with several faces shows their boxes.
+
+    Args:
+        source: The folder of photos.
+        target: The folder of crops.
+        outcomes: What became of each photo.
+        title: The title of the sheet.
+        images: The most photos and crops from each list.
 
     Raises:
         FacelitError: It cannot be written.
@@ -130,26 +139,36 @@ def write_sheet(source: Path, target: Path, outcomes: Sequence[Outcome], title: 
     lists = sort_outcomes(outcomes)
     findings = [_finding(source, target, kind[:3], lists[kind[0]]) for kind in _KINDS]
     file = io.BytesIO()
-    save_png(contact_sheet(findings, title), file)
+    save_png(contact_sheet(findings, title, images), file)
     _replace(target, SHEET, file.getvalue())
 
 
 class _Pictures(ImageStore):
-    """Photos, or their crops, as a contact sheet wants them."""
+    """Photos, or their crops, as a contact sheet wants them.
 
-    def __init__(self, folder: Path, names: list[str], are_photos: bool) -> None:
+    Args:
+        folder: Where they lie.
+        names: Paths relative to it.
+        are_photos: Whether they are photos.
+        found: The faces to frame, in a single photo.
+    """
+
+    def __init__(self, folder: Path, names: list[str], are_photos: bool, found: Lines = ()) -> None:
         self.path = folder
         self.identities: Sequence[str] = ["unknown"]
         self.labels = np.zeros(len(names), np.int32)
         self._names = names
         self._are_photos = are_photos
+        self._found = found
 
     def encoded(self, row: int) -> bytes:
         """An image file's bytes; a photo is small, and upright."""
         if not self._are_photos:
             return read_file(self.place(row))
+        photo = read_photo(self.place(row))
+        small = shrink(photo, _THUMBNAIL)
         file = io.BytesIO()
-        Image.fromarray(shrink(read_photo(self.place(row)), _THUMBNAIL)).save(file, "PNG")
+        Image.fromarray(_framed(small, parse_lines(self._found).resized(photo, small))).save(file, "PNG")
         return file.getvalue()
 
     def name(self, row: int) -> str:
@@ -161,13 +180,24 @@ class _Pictures(ImageStore):
         return os.path.join(self.path, self._names[row])
 
 
+def _framed(photo: Photo, faces: Faces) -> Photo:
+    """A copy of a photo with a frame around each face."""
+    picture = Image.fromarray(photo)
+    draw = ImageDraw.Draw(picture)
+    for box in faces.boxes:
+        (left, right), (top, bottom) = sorted(box[::2].tolist()), sorted(box[1::2].tolist())
+        draw.rectangle((left, top, right, bottom), outline=_FRAME, width=2)
+    return np.asarray(picture)
+
+
 def _finding(source: Path, target: Path, kind: tuple[str, str, str], outcomes: list[Outcome]) -> Finding:
     name, title, explanation = kind
 
     def item(number: int) -> Item:
         outcome = outcomes[number]
         note = f"{outcome.faces} faces" if outcome.faces > 1 else ""
-        photo = Picture(_Pictures(source, [outcome.photo], are_photos=True), 0, note)
+        framed = outcome.found if outcome.faces > 1 else ()
+        photo = Picture(_Pictures(source, [outcome.photo], are_photos=True, found=framed), 0, note)
         crops = _Pictures(target, list(outcome.crops), are_photos=False)
         return Item({}, "", [photo, *(Picture(crops, row, "crop") for row in range(len(outcome.crops)))])
 

@@ -20,6 +20,7 @@ from facelit.callbacks.folders import run_folder
 from facelit.checkpoints import store_calibration
 from facelit.data.batches import EvalBatch
 from facelit.data.sources import VerificationSource
+from facelit.data.synthetic import is_drawn
 from facelit.errors import FacelitError
 from facelit.verification import MissingImagesError, PairVerification, VerificationResult
 from facelit.verification.calibration import calibration_entry
@@ -117,7 +118,10 @@ class VerificationCallback(Callback):
     ) -> None:
         """Gives the thresholds to the module, which saves them in its checkpoints, or writes them to the loaded checkpoint."""
         calibration = {
-            name: calibration_entry(self.results[name], len(source), trainer.global_step, self.flip_average)
+            name: {
+                **calibration_entry(self.results[name], len(source), trainer.global_step, self.flip_average),
+                **({"drawn": True} if is_drawn(source) else {}),
+            }
             for name, source in sources.items()
         }
         if trainer.state.fn == "fit":

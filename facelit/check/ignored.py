@@ -183,7 +183,8 @@ def why_empty(root: Path) -> str:
     if len(sets) > _SETS_NAMED:
         return f"Images are one folder too deep, such as {sets[0][1]}. If that is how identities are grouped here: --identity_depth 2."
     if sets:
-        return f"Did you mean {' or '.join(folder for folder, _ in sets)}?"
+        deeper = "" if len(sets) == 1 else " If these are groups of identities: --identity_depth 2."
+        return f"Did you mean {' or '.join(folder for folder, _ in sets)}?{deeper}"
     ignored = find_ignored(root)
     return f"Ignored there: {ignored}." if ignored.files or ignored.subfolders else ""
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from facelit.check.overlap import Overlap
 from facelit.check.scan import FORMATS, Scan
 from facelit.check.verification_set import VerificationSet
 from facelit.pictures.findings import Finding
@@ -46,33 +47,44 @@ def summary(store: CropStore, scan: Scan) -> dict[str, Any]:
     }
 
 
-def verification_summary(against: Sequence[VerificationSet]) -> list[dict[str, Any]]:
-    """The sets that were compared with, for the report's entry `against`."""
+def verification_summary(
+    against: Sequence[VerificationSet], overlaps: Sequence[Overlap | None] | None = None
+) -> list[dict[str, Any]]:
+    """The sets that were compared with, for the report's entry `against`.
+
+    Args:
+        against: The sets.
+        overlaps: If faces were compared: each set's overlap, or None for a set without images.
+    """
     return [
         {
             "path": one.path,
             "people": len(one.people),
             "images": len(one.rows),
             "unreadable": 0 if one.scan is None else int((~one.scan.is_readable).sum()),
+            **({} if overlap is None else {"threshold": round(overlap.threshold, 4), "measured": overlap.measured}),
         }
-        for one in against
+        for one, overlap in zip(against, overlaps or [None] * len(against), strict=True)
     ]
 
 
 def write_report(
-    path: Path, data: dict[str, Any], min_images: int, against: list[dict[str, Any]], findings: Sequence[Finding]
+    path: Path,
+    data: dict[str, Any],
+    options: dict[str, Any],
+    against: list[dict[str, Any]],
+    findings: Sequence[Finding],
 ) -> None:
     """Writes the report: UTF-8 JSON, one item per line, made one at a time.
 
     Args:
         path: The file to write, atomically.
         data: See `summary`.
-        min_images: The limit for `few_images`.
+        options: The options that the findings depend on, such as `min_images`.
         against: See `verification_summary`.
         findings: All findings; each is written as `key`, `explanation`, `count` (of its items), `images` and `identities`
             (the numbers affected), and the `items`.
     """
-    options = {"min_images": min_images}
     head = {"format": "facelit-check", "version": VERSION, "facelit": __version__, "options": options}
     with replace_file(path) as file:
         file.writelines(line.encode() for line in _lines({**head, "data": data, "against": against}, findings))
@@ -109,7 +121,7 @@ def print_summary(
     console.print(_text(facts), soft_wrap=True)
     for one in against:
         broken = f"; {one['unreadable']:,} of them cannot be read and were not compared" if one["unreadable"] else ""
-        line = f"Compared with {one['path']}: {one['people']:,} names, {one['images']:,} images{broken}."
+        line = f"Compared with {one['path']}: {one['people']:,} names, {one['images']:,} images{broken}.{_threshold_of(one)}"
         console.print(_text(line), soft_wrap=True)
     table = Table("Finding", box=None, pad_edge=False, header_style="bold")
     table.add_column("Images", justify="right")
@@ -122,6 +134,13 @@ def print_summary(
         counts = (f"{finding.num_images:,}", f"{finding.num_identities:,}")
         table.add_row(finding.title, *counts, _text("\n".join(examples + more) or finding.note), style=style)
     console.print(table)
+
+
+def _threshold_of(one: dict[str, Any]) -> str:
+    if "threshold" not in one:
+        return ""
+    why = "; 99 % of its own people are below it with everybody else there" if one["measured"] else ""
+    return f" Faces count as one person's from a score of {one['threshold']:.3f} on{why}."
 
 
 def _text(text: str) -> Text:

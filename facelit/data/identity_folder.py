@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
 from facelit.storage.base import CropStore
+from facelit.storage.exclusion import read_excluded_images, rows_named
 from facelit.storage.images import Crop, decode_crop
 from facelit.storage.names import Names
 from facelit.storage.open import open_store
@@ -39,8 +40,10 @@ class IdentityFolder(IdentitySource):
             regard to case, spaces and underscores, and the way accents are stored; how many match nobody is printed.
         exclude_folds: Where `exclude_identities` has folds (LFW's `people.txt`), exclude only those, counted from 1.
         resize: Resize images of another size to 112x112 instead of refusing them.
-        identity_depth: How many folders lead to an identity's images, where they are plain files: 2 for
-            `root/F0001/MID1/<image>`, whose identity is called `F0001/MID1`. Packs and InsightFace sets list theirs.
+        exclude_images: A text file that names images to leave out, one `identity/file` per line, such as `facelit check
+            --checkpoint` writes. An identity with no other images is left out as well.
+        identity_depth: In a folder of images, how many folders lead to an identity's: 2 for `root/F0001/MID1/<image>`, whose
+            identity is called `F0001/MID1`. Packs and InsightFace sets list their own identities.
 
     Raises:
         FacelitError: The folder is missing or damaged, has no or one identity, or has images directly in it.
@@ -53,6 +56,7 @@ class IdentityFolder(IdentitySource):
         exclude_identities: str | None = None,
         exclude_folds: list[int] | None = None,
         resize: bool = False,
+        exclude_images: str | None = None,
         identity_depth: int = 1,
     ) -> None:
         self.root = Path(root)
@@ -66,13 +70,17 @@ class IdentityFolder(IdentitySource):
                 " try the built-in faces first: add --config configs/demo.yaml"
             )
         self.store = open_store(self.root, identity_depth)
-        counts = np.bincount(self.store.labels, minlength=len(self.store.identities))
+        wanted = _images_left(self.store, exclude_images) if exclude_images else None
+        labels = self.store.labels if wanted is None else self.store.labels[wanted]
+        counts = np.bincount(labels, minlength=len(self.store.identities))
         kept = counts >= max(1, min_images_per_identity)
         if exclude_identities:
             kept &= ~_named(self.store, excluded, exclude_identities)
         if kept.sum() < 2:
-            raise FacelitError(_too_few(self.root, counts, kept, min_images_per_identity, exclude_identities))
-        self._rows, self._labels, self._identities = _select(self.store, kept)
+            limits = {"exclude_identities": exclude_identities, "exclude_images": exclude_images}
+            raise FacelitError(_too_few(self.store, kept, min_images_per_identity, limits))
+        self._rows, self._labels, self._identities = _select(self.store, kept, wanted)
+        self.excludes_images = wanted is not None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what the store has as well, and opens anew: a worker that is not forked gets a path, not arrays."""
@@ -95,6 +103,11 @@ class IdentityFolder(IdentitySource):
     def identities(self) -> Sequence[str]:
         """Names of the identities: subfolders, or RecordIO's numbers."""
         return self._identities
+
+    @property
+    def rows(self) -> npt.NDArray[np.integer[Any]]:
+        """Which images of the store these are, shape (num_images,)."""
+        return np.arange(len(self.store)) if self._rows is None else self._rows
 
     def image(self, index: int) -> Crop:
         """Reads crop `index`, uint8 RGB (112, 112, 3)."""
@@ -135,13 +148,32 @@ def _named(store: CropStore, excluded: frozenset[str], path: str) -> npt.NDArray
     return named
 
 
+def _images_left(store: CropStore, path: str) -> npt.NDArray[np.bool_]:
+    """Which images a list does not name; a list that names none of them is a mistake."""
+    names = read_excluded_images(path)
+    rows = rows_named(store, names)
+    if not len(rows):
+        example = f" (which has {store.name(0)}, ...)" if len(store) else ""
+        raise FacelitError(
+            f"{path}: none of its {len(names):,} lines names an image of {store.path}{example}. A line is identity/file."
+        )
+    rank_zero_info(
+        f"{path}: leaves out {len(rows):,} of {len(store):,} images; {len(names) - len(rows):,} of its {len(names):,} names match"
+        " no image."
+    )
+    left = np.ones(len(store), np.bool_)
+    left[rows] = False
+    return left
+
+
 def _select(
-    store: CropStore, kept: npt.NDArray[np.bool_]
+    store: CropStore, kept: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_] | None
 ) -> tuple[npt.NDArray[np.integer[Any]] | None, npt.NDArray[np.int32], Sequence[str]]:
     """Rows of the store (None for all), labels from 0, and names of the identities that are kept."""
-    if kept.all():
+    if kept.all() and wanted is None:
         return None, store.labels, store.identities
-    rows: npt.NDArray[np.integer[Any]] = np.flatnonzero(kept[store.labels])
+    is_kept = kept[store.labels] if wanted is None else kept[store.labels] & wanted
+    rows: npt.NDArray[np.integer[Any]] = np.flatnonzero(is_kept)
     if len(store) < 2**31:
         rows = rows.astype(np.int32)
     numbers = (np.cumsum(kept) - 1).astype(np.int32)
@@ -149,18 +181,16 @@ def _select(
     return rows, numbers[store.labels[rows]], names
 
 
-def _too_few(
-    root: Path, counts: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_], minimum: int, excluded: str | None
-) -> str:
+def _too_few(store: CropStore, kept: npt.NDArray[np.bool_], minimum: int, lists: dict[str, str | None]) -> str:
     """The message for a training set in which nobody can be told apart."""
-    found = int((counts > 0).sum())
+    found = len(np.unique(store.labels))
     if found < 2:
         return (
-            f"{root}: found {found or 'no'} identit{'y' if found == 1 else 'ies'} with images; training needs"
+            f"{store.path}: found {found or 'no'} identit{'y' if found == 1 else 'ies'} with images; training needs"
             " at least two. The layout is root/<identity>/<image> with .jpg, .png or .webp images."
         )
-    limits = [f"min_images_per_identity={minimum}"] + ([f"exclude_identities={excluded}"] if excluded else [])
+    limits = [f"min_images_per_identity={minimum}", *(f"{name}={path}" for name, path in lists.items() if path)]
     return (
-        f"{root}: {int(kept.sum())} of {found} identities are left by {' and '.join(limits)}; training needs at least two."
+        f"{store.path}: {int(kept.sum())} of {found} identities are left by {' and '.join(limits)}; training needs at least two."
         " Loosen the limits."
     )

@@ -129,4 +129,6 @@ def fingerprint(source: IdentitySource) -> str:
     if isinstance(source, IdentityFolder):
         store = source.store
         digest.update((store.manifest.source if isinstance(store, PackedStore) else store.fingerprint()).encode())
+        if source.excludes_images:
+            digest.update(source.rows.astype("<i8").tobytes())
     return digest.hexdigest()

@@ -153,6 +153,11 @@ class SyntheticPairs(VerificationSource):
             self._drawn = _draw_all(self._keys)
 
 
+def is_drawn(source: object) -> bool:
+    """Whether a training or verification set consists of drawings: what is learned or measured on it does not hold for photos."""
+    return isinstance(source, SyntheticFaces | SyntheticPairs)
+
+
 def write_identity_tree(faces: SyntheticFaces, root: Path) -> Path:
     """Writes a training set as `root/<identity>/<image>.png`, VGGFace2's layout; returns `root`."""
     for index in range(len(faces)):

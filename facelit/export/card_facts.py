@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import yaml
-
 from facelit.checkpoints import CHECKPOINT_KEY, num_identities, read_checkpoint
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
 from facelit.inference.checkpoint import restore_backbone
+from facelit.inference.run_folder import config_files, parse_config, run_folder_of
 
 Source = TypeVar("Source", IdentitySource, VerificationSource)
 
@@ -113,11 +111,11 @@ def gather(path: Path) -> Facts:
     """
     checkpoint = read_checkpoint(path)
     backbone = restore_backbone(checkpoint, str(path))
-    run_folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    run_folder = run_folder_of(path)
     imported = checkpoint.get(CHECKPOINT_KEY, {}).get("imported", {})
-    configs = [] if imported else _config_files(run_folder)  # files next to an imported network are not its run's
+    configs = [] if imported else config_files(run_folder)  # files next to an imported network are not its run's
     config_text = configs[-1].read_text(encoding="utf-8") if configs else None
-    config = _parse(config_text)
+    config = parse_config(config_text)
     trained = checkpoint.get("hyper_parameters", {})
     training = _configured(config.get("data", {}).get("train"))
     identities, images = _count_training_set(training, num_identities(checkpoint))
@@ -174,26 +172,6 @@ def _chosen_by(checkpoint: Mapping[str, Any], path: Path) -> str | None:
         if isinstance(state, Mapping) and state.get("monitor") and path.name != "last.ckpt":
             return str(state["monitor"])
     return None
-
-
-def _config_files(run_folder: Path) -> list[Path]:
-    """`config.yaml`, then `config-resumed-1.yaml`, ..."""
-
-    def place(path: Path) -> int:
-        number = re.search(r"config-resumed-(\d+)$", path.stem)
-        return int(number.group(1)) if number else 0
-
-    names = [path for path in run_folder.glob("config*.yaml") if re.fullmatch(r"config(-resumed-\d+)?", path.stem)]
-    return sorted(names, key=place)
-
-
-def _parse(text: str | None) -> dict[str, Any]:
-    """Parses a configuration; invalid YAML yields no facts, though the card still shows its text."""
-    try:
-        config = yaml.safe_load(text or "")
-    except yaml.YAMLError:
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _configured(value: Any) -> Configured | None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from facelit.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from facelit.errors import FacelitError
 from facelit.inference.checkpoint import restore_backbone
+from facelit.inference.drawings import Drawings, find_drawings
 from facelit.inference.enrolment import OnBadPhoto, People, enrol
 from facelit.inference.gallery import Gallery, Match, Template
 from facelit.inference.photos import Crops, FaceFinder, FoundFaces, Photo, Which, as_photos, check_crops, place_of
@@ -87,7 +88,8 @@ def load(
         network = network.to(memory_format=torch.channels_last)
     calibration = content.get(CHECKPOINT_KEY, {}).get("calibration", {})
     step = int(content.get("global_step", 0))
-    return FaceModel(_move(network, device), path, calibration, step, channels_last, detector)
+    drawings = find_drawings(content, path)
+    return FaceModel(_move(network, device), path, calibration, step, channels_last, detector, drawings)
 
 
 class FaceModel:
@@ -100,6 +102,7 @@ class FaceModel:
         step: The training step of the weights.
         channels_last: Whether images are in the channels-last memory format, as in training.
         finder: Finds the faces in photos that are not aligned.
+        drawings: What of it, weights or thresholds, comes from drawn faces and does not hold for photos.
     """
 
     def __init__(
@@ -110,7 +113,9 @@ class FaceModel:
         step: int,
         channels_last: bool = True,
         detector: Detector | None = None,
+        drawings: Drawings | None = None,
     ) -> None:
+        self.drawings = drawings or Drawings()
         self.backbone = backbone
         self.checkpoint_path = checkpoint_path
         self.calibration = calibration

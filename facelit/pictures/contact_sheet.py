@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from facelit.errors import FacelitError
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.images import BadImageError, read_image
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # this import takes 0.2 s, to be spared a run that draws noth
 
 TILES = 8
 """The most images in a row."""
+MOST_IMAGES = 200
+"""The most images of a finding; ten such findings still make a picture that other programs can open."""
 
 # Lengths are in units of which a crop is 112 wide; the picture has _SCALE pixels to the unit.
 _TILE, _GAP, _GROUP_GAP, _MARGIN = 112, 10, 20, 24
@@ -39,29 +42,44 @@ class _Shown(NamedTuple):
     left_out: int
 
 
-def contact_sheet(findings: Sequence[Finding], title: str) -> Figure:
-    """Draws findings, with up to eight images of each kind, evenly spread over all of them.
+def check_images(images: int) -> None:
+    """Checks the option `sheet_images`, the number of images per finding.
+
+    Raises:
+        FacelitError: It is below 1, or more than fit into a picture.
+    """
+    if not 1 <= images <= MOST_IMAGES:
+        raise FacelitError(f"option sheet_images: 1 to {MOST_IMAGES}, not {images}.")
+
+
+def contact_sheet(findings: Sequence[Finding], title: str, images: int = TILES) -> Figure:
+    """Draws findings, with examples of each kind evenly spread over all of them, in rows of eight images.
 
     Args:
         findings: The findings to draw; empty ones are omitted.
         title: The title of the sheet.
+        images: The most images of each kind.
 
     Returns:
         A figure; images of one item (duplicates, say) are side by side in a frame.
     """
     from matplotlib.figure import Figure
 
-    found = [finding for finding in findings if finding.count]
-    height = 3 * _MARGIN + max(1, len(found)) * (_HEADING + _TILE + _CAPTION + _SPACE)
+    found = [(finding, in_rows(choose(finding, images))) for finding in findings if finding.count]
+    heights = [
+        _HEADING + max(1, len(rows)) * (_TILE + _CAPTION) + (max(1, len(rows)) - 1) * _GAP + _SPACE for _, rows in found
+    ]
+    height = 3 * _MARGIN + (sum(heights) if found else _HEADING + _TILE + _CAPTION + _SPACE)
     figure = Figure(figsize=(_WIDTH / 100, height / 100), dpi=100 * _SCALE, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     _write(axes, _MARGIN, _MARGIN, title, 12, weight="bold")
     if not found:
         _write(axes, _MARGIN, 3 * _MARGIN, "Nothing was found.", 10)
-    for number, finding in enumerate(found):
-        top = 2.6 * _MARGIN + number * (_HEADING + _TILE + _CAPTION + _SPACE)
-        _draw_finding(axes, finding, top)
+    top = 2.6 * _MARGIN
+    for (finding, rows), taken in zip(found, heights, strict=True):
+        _draw_finding(axes, finding, rows, top)
+        top += taken
     axes.set(xlim=(0, _WIDTH), ylim=(height, 0), aspect="auto")
     return figure
 
@@ -73,19 +91,19 @@ def save_png(figure: Figure, file: str | IO[bytes]) -> None:
         figure.savefig(file, format="png")
 
 
-def choose(finding: Finding) -> list[_Shown]:
-    """Chooses a row's items, evenly spread over all, and the pictures to show of each.
+def choose(finding: Finding, images: int = TILES) -> list[_Shown]:
+    """Chooses items, evenly spread over all, and the pictures to show of each (a row at most).
 
     Each item gets two places (one if its kind has a single picture); places left over go to the items with more.
     """
     per_item = min(2, max(1, len(finding.item(0).pictures)))
-    count = min(finding.count, TILES // per_item)
+    count = min(finding.count, max(1, images // per_item))
     items = [finding.item(int(number)) for number in np.linspace(0, finding.count - 1, count).round()]
     items = [item for item in items if item.pictures]
-    spare = TILES - sum(min(per_item, len(item.pictures)) for item in items)
+    spare = images - sum(min(per_item, len(item.pictures)) for item in items)
     shown = []
     for item in items:
-        more = min(spare, max(0, len(item.pictures) - per_item))
+        more = max(0, min(spare, TILES - per_item, len(item.pictures) - per_item))
         spare -= more
         shown.append(_cut(item, per_item + more))
     return shown
@@ -95,20 +113,35 @@ def _cut(item: Item, places: int) -> _Shown:
     return _Shown(item.pictures[:places], max(0, len(item.pictures) - places))
 
 
-def _draw_finding(axes: Axes, finding: Finding, top: float) -> None:
-    shown = choose(finding)
+def in_rows(shown: Sequence[_Shown]) -> list[list[_Shown]]:
+    """Breaks items into rows of at most eight pictures, keeping their order; no item is split."""
+    rows: list[list[_Shown]] = []
+    for one in shown:
+        if not rows or sum(len(other.pictures) for other in rows[-1]) + len(one.pictures) > TILES:
+            rows.append([])
+        rows[-1].append(one)
+    return rows
+
+
+def _draw_finding(axes: Axes, finding: Finding, rows: list[list[_Shown]], top: float) -> None:
+    shown = sum(map(len, rows))
     figures = _counted(finding.num_images, "image", "s")
     if finding.num_identities:
         figures += f", {_counted(finding.num_identities, 'identit', 'ies', 'y')}"
-    part = "" if len(shown) == finding.count else f"; {len(shown)} of {finding.count:,} shown"
+    part = "" if shown == finding.count else f"; {shown} of {finding.count:,} shown"
     _write(axes, _MARGIN, top, f"{finding.title}: {figures}{part}", 10, weight="bold")
     _write(axes, _MARGIN, top + 18, finding.explanation, 7.5, color="#555555")
+    for number, row in enumerate(rows):
+        _draw_row(axes, row, top + _HEADING + number * (_TILE + _CAPTION + _GAP))
+
+
+def _draw_row(axes: Axes, row: list[_Shown], top: float) -> None:
     left: float = _MARGIN
-    for one in shown:
+    for one in row:
         if len(one.pictures) > 1:
-            _draw_frame(axes, left, top + _HEADING, len(one.pictures))
+            _draw_frame(axes, left, top, len(one.pictures))
         for picture in one.pictures:
-            _draw_tile(axes, left, top + _HEADING, picture, one.left_out if picture is one.pictures[-1] else 0)
+            _draw_tile(axes, left, top, picture, one.left_out if picture is one.pictures[-1] else 0)
             left += _TILE + _GAP
         left += _GROUP_GAP - _GAP
 

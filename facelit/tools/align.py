@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from facelit.align import journal
 from facelit.align.aligning import MAX_SIDE
 from facelit.align.detection import MIN_FACE, Detector
@@ -27,6 +25,8 @@ from facelit.align.report import (
     write_sheet,
 )
 from facelit.errors import FacelitError
+from facelit.pictures.contact_sheet import TILES, check_images
+from facelit.storage.console import open_console
 from facelit.storage.processes import default_jobs
 
 _BATCH_ON_A_GPU = 32
@@ -45,6 +45,7 @@ def align(
     format: Literal["jpg", "png"] = "jpg",
     quality: int = 95,
     recrop: bool = False,
+    sheet_images: int = TILES,
     device: Literal["cpu", "cuda"] = "cpu",
     jobs: int | None = None,
 ) -> int:
@@ -73,6 +74,7 @@ def align(
         quality: Of jpg crops, 1 to 100.
         recrop: Where dst was made with another which, border, format or quality, make all its crops anew from the landmarks found
             before.
+        sheet_images: The most photos and crops from each list in the contact sheet, 1 to 200.
         device: Where the detector runs; cuda needs onnxruntime-gpu.
         jobs: Number of processes; by default one per core (1 on a GPU).
 
@@ -83,6 +85,7 @@ def align(
         FacelitError: A path or an option is wrong, or dst cannot be written.
     """
     _check_options(Path(src), Path(dst), min_face, max_side, quality, jobs)
+    check_images(sheet_images)
     known = None if landmarks is None else read_landmarks(landmarks)
     opener = None if known is not None else detector_opener(detector, min_face, device, detector_model)
     if opener is not None:
@@ -105,7 +108,7 @@ def align(
     options = Options(which, max_side, format, quality, border, batch)
     journal.begin(Path(dst), search, options.crops, recrop)
     jobs = jobs or (1 if device == "cuda" else default_jobs())
-    return _run(tree, Path(dst), search, options, opener, known, jobs)
+    return _run(tree, Path(dst), search, options, opener, known, jobs, sheet_images)
 
 
 align.examples = [  # type: ignore[attr-defined]  # read by facelit.cli.parser
@@ -157,13 +160,14 @@ def _run(
     opener: Callable[[], Detector] | None,
     landmarks: dict[str, Lines] | None,
     jobs: int,
+    sheet_images: int,
 ) -> int:
     """Aligns and reports; Ctrl-C ends it with a line."""
     try:
         with journal.locked(target):
             journal.remember(target, search, options.crops)
             result = align_folder(tree, target, options, opener, landmarks, jobs)
-            _report(tree, target, result, options)
+            _report(tree, target, result, options, sheet_images)
     except KeyboardInterrupt:
         print("\nStopped. What is done is kept: the same command goes on from there.")
         return 130
@@ -171,8 +175,8 @@ def _run(
     return int(bool(lists["no-face"] or lists["unreadable"]))
 
 
-def _report(tree: PhotoTree, target: Path, result: Result, options: Options) -> None:
-    console = Console()
+def _report(tree: PhotoTree, target: Path, result: Result, options: Options, sheet_images: int) -> None:
+    console = open_console()
     kept = len(tree.stems) - result.num_new
     crops = sum(len(outcome.crops) for outcome in result.outcomes)
     earlier = f"; {kept:,} done in earlier runs" if kept else ""
@@ -190,5 +194,6 @@ def _report(tree: PhotoTree, target: Path, result: Result, options: Options) -> 
     if unnamed := write_landmarks(target, result.outcomes):
         print(f"{unnamed:,} photo(s) with a tab or line break in their names are left out of {LANDMARKS}.")
     folder = target / journal.FOLDER
-    write_sheet(tree.root, target, result.outcomes, f"facelit align {tree.root}: {len(result.outcomes):,} photos")
+    title = f"facelit align {tree.root}: {len(result.outcomes):,} photos"
+    write_sheet(tree.root, target, result.outcomes, title, sheet_images)
     print(f"Lists: {folder / 'align-*.txt'}\nLandmarks: {folder / LANDMARKS}\nPictures: {folder / SHEET}")

@@ -12,6 +12,7 @@ from facelit.inference.console import (
     check_output,
     open_model,
     remark,
+    remark_drawings,
     remark_other_weights,
     remark_several_faces,
 )
@@ -84,6 +85,7 @@ def identify(
         raise FacelitError(f"--k must be at least 1, not {k}.")
     model = open_model(checkpoint, device, detector, detector_model)
     limit = model.choose_threshold(threshold, at, on)
+    remark_drawings(model, limit)
     remark_other_weights(model, limit)
     people = _open_gallery(model, gallery, aligned, which, template, on_bad_photo, show is not None)
     if save_gallery is not None:

@@ -11,6 +11,7 @@ from facelit.inference.console import (
     check_output,
     open_model,
     remark,
+    remark_drawings,
     remark_other_weights,
     remark_several_faces,
 )
@@ -63,7 +64,7 @@ def verify(
     """
     check_output(show, "show", (".png",))
     model = open_model(checkpoint, device, detector, detector_model)
-    model.choose_threshold(threshold, at, on)  # before the detector is opened
+    remark_drawings(model, model.choose_threshold(threshold, at, on))  # before the detector is opened
     crops = []
     for photo in (first, second):
         found = model.find_faces(photo, aligned, which or "largest")

@@ -18,6 +18,7 @@ from facelit.callbacks.random_state import RandomState
 from facelit.callbacks.stop_signals import StopSignals
 from facelit.callbacks.weight_average import WeightAverage
 from facelit.checkpoints import CHECKPOINT_KEY
+from facelit.data.synthetic import is_drawn
 from facelit.heads import Head
 from facelit.importing.checkpoint import load_backbone
 from facelit.lightning import begin_next_epoch, made_by_command_line, trainer_of
@@ -178,6 +179,7 @@ class FaceRecognizer(LightningModule):
         """Adds facelit's own entries: see `facelit.checkpoints.CHECKPOINT_KEY`."""
         own: dict[str, Any] = {"num_identities": self.head.num_identities}
         own |= {"calibration": self.calibration} if self.calibration else {}
+        own |= {"drawn": True} if is_drawn(_training_set(trainer_of(self))) else {}
         self._random_state.save_into(own, self.device)
         self._pending_validation.save_into(own, self.trainer)
         self.weight_average.save_into(checkpoint, own)
@@ -202,3 +204,8 @@ class FaceRecognizer(LightningModule):
         begin_next_epoch(self.trainer)
         if self._compiled is not None:
             self._compiled.check_accumulation(self.trainer.accumulate_grad_batches)
+
+
+def _training_set(trainer: Any) -> Any:
+    """The data module's; None without one."""
+    return getattr(getattr(trainer, "datamodule", None), "train", None)

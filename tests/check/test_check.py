@@ -22,7 +22,7 @@ from facelit.check.report import write_report
 from facelit.check.scan import FACTS, FORMATS, Scan, scan_images
 from facelit.check.verification_set import VerificationSet
 from facelit.errors import FacelitError
-from facelit.pictures.contact_sheet import TILES, choose
+from facelit.pictures.contact_sheet import TILES, choose, contact_sheet, in_rows
 from facelit.storage import images
 from facelit.storage.images import BadImageError, read_crop, read_image
 from facelit.storage.open import open_store
@@ -443,6 +443,25 @@ def test_a_row_of_the_sheet_holds_eight(
     assert sum(shown) <= TILES
 
 
+@pytest.mark.parametrize(
+    ("sizes", "images", "rows"),
+    [
+        ([2] * 9, 16, [[2] * 4, [2] * 4]),
+        ([2] * 9, 200, [[2] * 4, [2] * 4, [2]]),
+        ([12, 2, 12], 24, [[8], [2], [8]]),
+        ([3, 3, 3], 12, [[3, 3], [3]]),
+        ([2, 2], 1, [[2]]),
+    ],
+)
+def test_more_images_make_more_rows(tmp_path: Path, sizes: list[int], images: int, rows: list[list[int]]) -> None:
+    finding = finding_of(sizes, tmp_path)
+    chosen = choose(finding, images)
+    assert [[len(one.pictures) for one in row] for row in in_rows(chosen)] == rows
+    assert [one for row in in_rows(chosen) for one in row] == chosen
+    one_row, drawn = contact_sheet([finding], "", 8), contact_sheet([finding], "", images)
+    assert drawn.get_figheight() - one_row.get_figheight() == pytest.approx(1.6 * (len(rows) - 1))
+
+
 def test_examples_are_spread_over_all_items(tmp_path: Path) -> None:
     chosen = choose(finding_of([2] * 10, tmp_path))
     assert [one.pictures[0].store.name(one.pictures[0].row) for one in chosen] == [
@@ -464,6 +483,7 @@ def test_examples_are_spread_over_all_items(tmp_path: Path) -> None:
         ({"sheet": "good"}, "option sheet"),
         ({"min_images": 0}, "option min_images"),
         ({"jobs": 0}, "option jobs"),
+        ({"sheet_images": 0}, "option sheet_images: 1 to 200, not 0"),
     ],
 )
 def test_slips_are_told(tmp_path: Path, options: dict[str, Any], message: str) -> None:
@@ -606,9 +626,15 @@ def test_other_forms_of_a_set_ignore_nothing(tmp_path: Path, form: str, capsys: 
     ("files", "message"),
     [
         (["nest/train/a/0.jpg"], r"Did you mean nest/train\?$"),
-        (["nest/train/a/0.jpg", "nest/test/b/0.jpg", "nest/doc/x/y.txt"], r"Did you mean nest/test or nest/train\?$"),
+        (
+            ["nest/train/a/0.jpg", "nest/test/b/0.jpg", "nest/doc/x/y.txt"],
+            r"Did you mean nest/test or nest/train\? If .*--identity_depth 2\.$",
+        ),
         (["nest/faces/train.rec"], r"Did you mean nest/faces\?$"),
-        ([f"nest/{name}/session/0.jpg" for name in "abcde"], r"one folder too deep, such as nest/a/session/0\.jpg\.$"),
+        (
+            [f"nest/{name}/session/0.jpg" for name in "abcde"],
+            r"one folder too deep, such as nest/a/session/0\.jpg\. If .*--identity_depth 2\.$",
+        ),
         (
             ["nest/a/0.bmp", "nest/a/1.bmp"],
             r"Ignored there: 2 file\(s\) of other kinds \(2 \.bmp\), 1 identity without",
@@ -665,10 +691,10 @@ def test_a_report_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, mon
         "few_images", "", "", 1, 1, 2, lambda number: Item({"identity": str(number)}, 1 / (1 - number), [])
     )
     with pytest.raises(ZeroDivisionError):
-        write_report(Path("check-data.json"), {}, 2, [], [broken])
+        write_report(Path("check-data.json"), {}, {}, [], [broken])
     assert Path("check-data.json").read_bytes() == before
     with pytest.raises(FacelitError, match=r"away/check\.json: cannot write this file"):
-        write_report(Path("away/check.json"), {}, 2, [], [])
+        write_report(Path("away/check.json"), {}, {}, [], [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["check-data.json", "check-data.png", "data"]
 
 

@@ -9,18 +9,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from facelit.align import TEMPLATE
-from facelit.align.journal import FOLDER
+from facelit.align import TEMPLATE, report
+from facelit.align.journal import FOLDER, Outcome
 from facelit.align.report import SHEET
 from facelit.cli import main
 from facelit.errors import FacelitError
 from facelit.storage.folder import FolderStore
-from facelit.storage.images import list_images, read_crop
+from facelit.storage.images import list_images, read_crop, read_image
 from facelit.tools.align import align
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,38 @@ def test_a_run_and_its_report(
     assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot an image, or of an unknown format\n"
     with Image.open(folder / SHEET) as sheet:
         assert sheet.format == "PNG"
+
+
+def test_several_faces_are_framed_in_the_sheet(tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "two.png", 1, size=448)
+    landmarks = "\t".join(["5"] * 10)
+    lines = (f"{landmarks}\t40\t60\t200\t300\t0.9", f"{landmarks}\t400\t240\t260\t100\t0.8")
+
+    def shown(found: tuple[str, ...]) -> Any:
+        outcome = Outcome("two.png", (1, 1), found, ("two.jpg",))
+        finding = report._finding(tmp_path / "photos", tmp_path, ("a", "A", ""), [outcome])
+        photo = finding.item(0).pictures[0]
+        return read_image(photo.store.encoded(photo.row), "").astype(int)
+
+    pixels, bare = shown(lines), shown(lines[:1])
+    assert pixels.shape == bare.shape == (224, 224, 3)
+    # Half the size: the photo is 448 pixels wide. Corners and edges of both boxes, but not their insides.
+    for x, y in ((20, 30), (100, 150), (20, 90), (60, 150), (130, 50), (200, 120), (165, 120)):
+        assert pixels[y, x].tolist() == [0xD5, 0x5E, 0x00]
+        assert bare[y, x].tolist() != [0xD5, 0x5E, 0x00]
+    assert (pixels[60:140, 40:90] == bare[60:140, 40:90]).all()
+
+
+def test_the_sheet_has_as_many_images_as_asked_for(photos: Path, landmarks: Path, tmp_path: Path) -> None:
+    heights = {}
+    for images in (2, 16):
+        assert run(photos, tmp_path / "crops", "--landmarks", landmarks, "--sheet_images", images) == 1
+        with Image.open(tmp_path / "crops" / FOLDER / SHEET) as sheet:
+            heights[images] = sheet.size[1]
+    # Five photos with their crops: two rows of eight pictures, where there was one.
+    assert heights[16] - heights[2] == pytest.approx((112 + 38 + 10) * 1.5, abs=2)
+    with pytest.raises(FacelitError, match=r"option sheet_images: 1 to 200, not 201\."):
+        align(str(photos), str(tmp_path / "crops"), landmarks=str(landmarks), sheet_images=201)
 
 
 def test_kinds_of_photos(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
