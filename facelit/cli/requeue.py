@@ -20,7 +20,7 @@ def requeue(arguments: Sequence[str]) -> None:
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
     if ckpt_path_in(arguments) != AUTO:
-        said = "not requeued: without --ckpt_path auto --run NAME the job would start over."
+        said = "not requeued: without --ckpt_path auto --run_name NAME the job would start over."
     else:
         try:
             ended = subprocess.run(["scontrol", "requeue", job], check=False).returncode

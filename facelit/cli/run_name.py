@@ -1,4 +1,4 @@
-"""`--run NAME`: the identity of a run that its restarts share, and `--ckpt_path auto`, which goes on with it."""
+"""`--run_name NAME`: the identity of a run that its restarts share, and `--ckpt_path auto`, which goes on with it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def use_run(config: Namespace, command: str) -> None:
         FacelitError: The name cannot be a folder's, the loggers have no folder, a new run would write into an old one, or
             `auto` is asked for without a name.
     """
-    if config.run is None:
+    if config.run_name is None:
         if config.ckpt_path == AUTO:
-            raise FacelitError("--ckpt_path auto goes on with the run of a name: add --run NAME.")
+            raise FacelitError("--ckpt_path auto goes on with the run of a name: add --run_name NAME.")
         return
-    name = config.run
+    name = config.run_name
     if name.strip() in ("", ".", "..") or set(name) & set("/\\"):
-        raise FacelitError(f"--run {name!r}: the name becomes a folder's, and must be one word without slashes.")
+        raise FacelitError(f"--run_name {name!r}: the name becomes a folder's, and must be one word without slashes.")
     folder = _name_loggers(config, name)
     last = Path(config.checkpoint.dirpath or folder / "checkpoints") / "last.ckpt"
     if config.ckpt_path == AUTO:
@@ -44,7 +44,7 @@ def use_run(config: Namespace, command: str) -> None:
         rank_zero_info(f"Going on from {last}" if config.ckpt_path else f"Starting the run {name}: it has no {last}")
     elif config.ckpt_path is None and command == "fit" and last.is_file():
         raise FacelitError(
-            f"--run {name}: there is a run of this name ({last}). Go on with it (--ckpt_path auto), or choose another."
+            f"--run_name {name}: there is a run of this name ({last}). Go on with it (--ckpt_path auto), or choose another."
         )
     elif config.ckpt_path == "last":
         config.ckpt_path = str(last)
@@ -117,7 +117,7 @@ def _name_loggers(config: Namespace, name: str) -> Path:
         if kind not in ("TensorBoardLogger", "CSVLogger"):
             if folder is None:
                 raise FacelitError(
-                    "--run needs a TensorBoardLogger or a CSVLogger as (first) trainer.logger: the run's folder is its."
+                    "--run_name needs a TensorBoardLogger or a CSVLogger as (first) trainer.logger: the run's folder is its."
                 )
             continue
         options = logger.init_args

@@ -86,7 +86,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         parser.add_lightning_class_args(VerificationCallback, "verification")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
         parser.add_argument(
-            "--run",
+            "--run_name",  # not --run, which torchrun takes for a part of its own --run-path
             type=str | None,
             default=None,
             help="Name of the run, which restarts share: the folder of its logs and checkpoints. With --ckpt_path auto the same"
@@ -176,7 +176,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         self.checkpoint = read_checkpoint(config.ckpt_path)
         if self.subcommand == "fit":
             refuse_other_model(config.model, self.checkpoint, config.ckpt_path)
-            if config.run is None:
+            if config.run_name is None:
                 _continue_in_same_folder(config)
         else:
             adopt_model(config.model, self.checkpoint)
@@ -305,7 +305,7 @@ def _run_folders(config: Namespace) -> Sequence[Path]:
     settings = getattr(logger, "init_args", None)
     save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
     name = getattr(settings, "name", None) or "lightning_logs"
-    return [Path(save_dir, name, config.run)] if config.run else sorted(Path(save_dir, name).glob("*/"))
+    return [Path(save_dir, name, config.run_name)] if config.run_name else sorted(Path(save_dir, name).glob("*/"))
 
 
 def _checkpoint_folders(config: Namespace) -> Sequence[Path]:

@@ -1,4 +1,4 @@
-"""`--run NAME --ckpt_path auto`: one command starts a run and goes on with it, whatever stopped it."""
+"""`--run_name NAME --ckpt_path auto`: one command starts a run and goes on with it, whatever stopped it."""
 
 import os
 import signal
@@ -57,8 +57,8 @@ def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     """Killed before anything was saved, then in the validation at the end of an epoch; beside an older run that has finished."""
     config = make_run(tmp_path)
     own = ["--config", str(config), *OPTIONS]
-    main(["fit", *own, "--run", "whole"])
-    command = [*own, "--run", "week", "--ckpt_path", "auto"]
+    main(["fit", *own, "--run_name", "whole"])
+    command = [*own, "--run_name", "week", "--ckpt_path", "auto"]
     for owner, hook, step in (
         (FaceRecognizer, "training_step", 1),
         (VerificationCallback, "on_validation_epoch_end", 6),
@@ -80,11 +80,11 @@ def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(list(runs.glob("week/metrics*.csv"))) == 3
     # Once more, when it is finished: nothing happens.
     main(["fit", *command])
-    assert "there is a run of this name" in refused(capsys, *own, "--run", "week")
-    assert "add --run NAME" in refused(capsys, *own, "--ckpt_path", "auto")
-    assert "without slashes" in refused(capsys, *own, "--run", "../week")
+    assert "there is a run of this name" in refused(capsys, *own, "--run_name", "week")
+    assert "add --run_name NAME" in refused(capsys, *own, "--ckpt_path", "auto")
+    assert "without slashes" in refused(capsys, *own, "--run_name", "../week")
     assert "needs a TensorBoardLogger or a CSVLogger" in refused(
-        capsys, *own, "--run", "x", "--trainer.logger", "false"
+        capsys, *own, "--run_name", "x", "--trainer.logger", "false"
     )
     # A run that was stopped before it saved anything is the newest, and has nothing to resume.
     (runs / "version_7").mkdir()
@@ -143,7 +143,7 @@ def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     monkeypatch.setattr(FaceRecognizer, "training_step", warned)
     with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", str(config), "--run", "job", "--ckpt_path", "auto"])
+        main(["fit", "--config", str(config), "--run_name", "job", "--ckpt_path", "auto"])
     assert end.value.code == 128 + signal.SIGUSR1
     assert torch.load(tmp_path / "runs/tiny/job/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
     assert calls.read_text() == "requeue 77\n"
