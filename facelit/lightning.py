@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, NamedTuple
 
+from lightning_fabric.plugins.environments import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException as CompilationError
 from torch.distributed import Store, is_available, is_initialized
@@ -38,12 +40,14 @@ __all__ = [
     "forbid_fused_unscaling",
     "forget_finished_epoch",
     "forget_validation",
+    "ignore_hpc_checkpoints",
     "logs_step",
     "made_by_command_line",
     "on_signals",
     "place_in_run",
     "replace_process_observer",
     "replace_sigterm_check",
+    "requeue_signal",
     "set_max_steps",
     "spawns_processes",
     "stops_after_batch",
@@ -65,6 +69,8 @@ PRIVATE_NAMES = {
     "_data_fetcher": "the same",
     "_launch_process_observer": "a run of several processes ends with SIGKILL when one fails, and does not say why",
     "_get_default_store": "the others do not know why a process failed",
+    "_accelerator_connector": "SLURM's signal before the time limit does not put the job back into the queue",
+    "_hpc_resume_path": "under SLURM a new run takes up the hpc_ckpt_N.ckpt of any other run in its folder, unasked",
     "_combined_loader": "a run resumed with longer epochs makes up a validation in the middle of one",
     "_parse_ckpt_path": "the hyperparameters in a checkpoint silently override the command line",
     "_ddp_params_and_buffers_to_ignore": "DDP broadcasts and averages the rows of a sharded head, which differ on purpose",
@@ -225,6 +231,23 @@ def replace_process_observer(observe: Callable[[list[subprocess.Popen[bytes]]], 
 def default_store() -> Store | None:
     """What the processes of a run found each other by: keys and values; None without several."""
     return _get_default_store() if is_available() and is_initialized() else None
+
+
+def requeue_signal(trainer: Trainer) -> int | None:
+    """The signal by which SLURM says that the job's time is nearly over; None outside of SLURM, or if it is not to be requeued."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return None
+    return environment.requeue_signal
+
+
+class _OwnCheckpointsOnly(_CheckpointConnector):
+    _hpc_resume_path = None
+
+
+def ignore_hpc_checkpoints(trainer: Trainer) -> None:
+    """Under SLURM Lightning would resume from a file `hpc_ckpt_N.ckpt` in the current folder, whosever it is."""
+    trainer._checkpoint_connector.__class__ = _OwnCheckpointsOnly
 
 
 class CommandLineWins:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.plugins import MixedPrecision
@@ -169,6 +170,25 @@ def _validation_follows(folder: Path) -> None:
     assert notes == [True, "validated", "trained", False, "trained", True, "validated"]
 
 
+def _accelerator_connector(folder: Path) -> None:
+    plugins = [
+        SLURMEnvironment(requeue_signal=signal.SIGUSR2),
+        SLURMEnvironment(auto_requeue=False),
+        LightningEnvironment(),
+    ]
+    trainers = [Trainer(accelerator="cpu", logger=False, plugins=[plugin]) for plugin in plugins]
+    assert [lightning.requeue_signal(trainer) for trainer in trainers] == [signal.SIGUSR2, None, None]
+
+
+def _hpc_resume_path(folder: Path) -> None:
+    (folder / "hpc_ckpt_1.ckpt").touch()
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=folder)
+    assert trainer._checkpoint_connector._hpc_resume_path
+    assert calls(type(trainer._checkpoint_connector)._parse_ckpt_path, "_hpc_resume_path")
+    lightning.ignore_hpc_checkpoints(trainer)
+    assert trainer._checkpoint_connector._hpc_resume_path is None
+
+
 def _combined_loader(folder: Path) -> None:
     module = Module(lambda module: lightning.batches_in_epoch(module.trainer))
     fit(module, folder, max_epochs=1)
@@ -274,6 +294,8 @@ PROBES: dict[str, Callable[[Path], None]] = {
     "_data_fetcher": _validation_follows,
     "_launch_process_observer": _launch_process_observer,
     "_get_default_store": _get_default_store,
+    "_accelerator_connector": _accelerator_connector,
+    "_hpc_resume_path": _hpc_resume_path,
     "_combined_loader": _combined_loader,
     "_parse_ckpt_path": _parse_ckpt_path,
     "_ddp_params_and_buffers_to_ignore": _ddp_params_and_buffers_to_ignore,

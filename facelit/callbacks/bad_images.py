@@ -30,7 +30,7 @@ class BadImageLog(Callback):
     that is resumed, write to the same file, and the number of images in it is logged as `data/bad_images`.
 
     Past `data.max_bad_share` of the training set the run stops with a `FacelitError`. The process that reads one too many
-    raises it; where others have no bad image in the same batch, the launcher ends them, and they may show a traceback.
+    raises it; the command line then ends the others.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Timer
 
-from facelit.lightning import ends_step, on_signals, replace_sigterm_check
+from facelit.lightning import ends_step, on_signals, replace_sigterm_check, requeue_signal
 
 SECONDS_BETWEEN_QUESTIONS = 2.0
 _OUT_OF_TIME = 1000  # among signal numbers
@@ -29,12 +29,14 @@ class RunStopped(SystemExit):
         code: The exit status: 128 and the signal's number; 0 where the time was up.
         step: Optimizer steps made; None outside of training.
         signum: The signal; None where the time was up.
+        requeue: Whether it is the signal by which SLURM says that the job's time is nearly over.
     """
 
-    def __init__(self, cause: int, step: int | None = None) -> None:
+    def __init__(self, cause: int, step: int | None = None, requeue: bool = False) -> None:
         self.signum = None if cause == _OUT_OF_TIME else cause
         self.cause = "trainer.max_time" if self.signum is None else signal.Signals(cause).name
         self.step = step
+        self.requeue = requeue
         super().__init__(0 if self.signum is None else 128 + cause)
 
 
@@ -59,6 +61,7 @@ class StopSignals(Callback):
     def __init__(self, ctrl_c: bool = False) -> None:
         self._signals = [signal.SIGTERM, *([signal.SIGINT] if ctrl_c else [])]
         self._signals += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
+        self._requeue_signal: int | None = None
         self._received = self._agreed = 0
         self._seconds: float | None = None
         self._deadline: float | None = None
@@ -78,9 +81,9 @@ class StopSignals(Callback):
         self._received = self._agreed = 0
         self.ready = StopSignals.stopping = False
         fits = stage == "fit"
-        requeue = getattr(getattr(trainer.strategy, "cluster_environment", None), "requeue_signal", None)
-        if requeue is not None and requeue not in self._signals:
-            self._signals.append(requeue)
+        self._requeue_signal = requeue_signal(trainer)
+        if self._requeue_signal is not None:
+            self._signals = [*{*self._signals, self._requeue_signal}]
         on_signals(trainer, lambda: self._install(self._note if fits else self._stop_now, trainer))
         timers = [callback for callback in trainer.callbacks if type(callback) is Timer]
         if fits and timers:
@@ -180,4 +183,4 @@ class StopSignals(Callback):
         if not self.ready or trainer.state.fn != "fit":
             return
         StopSignals.stopping = True
-        raise RunStopped(self._agreed, trainer.global_step)
+        raise RunStopped(self._agreed, trainer.global_step, self._agreed == self._requeue_signal)

@@ -43,6 +43,8 @@ class Processes:
         self.arguments = arguments
         self.children: Sequence[subprocess.Popen[bytes]] = ()
         self._lock = threading.RLock()
+        # Lightning's launcher sets the first variable in the processes it starts; it says what they left word of.
+        self._quiet = "LOCAL_RANK" in os.environ and not {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & {*os.environ}
 
     def watch(self) -> None:
         """Ends this process when the one that started it is gone, and all when one that it started fails."""
@@ -72,19 +74,22 @@ class Processes:
         cause = _first_word(own)
         if cause == own and not isinstance(error, FacelitError):
             traceback.print_exception(error)
+        status = 2 if isinstance(error, FacelitError) else 1
         with self._lock:
-            self._end(cause if cause == own or self.children else "", 2 if isinstance(error, FacelitError) else 1)
+            self._end("" if self._quiet or (cause != own and not self.children) else cause, status)
 
     def _blame_another(self) -> NoReturn:
         """The launcher learns of it by itself; elsewhere whoever failed may have left word."""
         end = time.monotonic() + (_SECONDS_TO_FIND_OUT if self.children else 3.0)
         while time.monotonic() < end and not (not self.children and _word()):
+            if self.children and all(child.poll() == 0 for child in self.children):
+                break  # the watch looks for failures
             time.sleep(0.1)
         ended = [number for number, child in enumerate(self.children, 1) if child.poll() is not None]
         which = f"process {ended[0]}" if ended else "another process"
         cause = _word() or f"{which} of this run ended without saying why (killed? out of memory?)."
         with self._lock:
-            self._end(cause if self.children or "TORCHELASTIC_RUN_ID" in os.environ else "", 2)
+            self._end("" if self._quiet else cause, 2)
 
     def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
         self.children = children
@@ -109,7 +114,7 @@ class Processes:
             sys.stdout.flush()
             fits = [*self.arguments[:1]] == ["fit"]
             rest = f" {way_on(self.arguments, LastCheckpoint.newest)}" if fits else ""
-            print(f"facelit: error: {cause}{rest}", file=sys.stderr)
+            print(f"facelit: error: {cause}{'' if cause[-1] in '.?!' else '.'}{rest}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(status)
 

@@ -33,13 +33,15 @@ from facelit.cli.config_files import AddingConfigFile, expand_paths
 from facelit.cli.errors import explain, name_broken_config
 from facelit.cli.processes import Processes
 from facelit.cli.program import program
+from facelit.cli.requeue import requeue
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
+from facelit.cli.run_name import compare_checkpoints, newest_run_only, use_run
 from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
-from facelit.lightning import CommandLineWins
+from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
 from facelit.training.recognizer import FaceRecognizer
 
@@ -68,7 +70,9 @@ class SaveRunConfig(SaveConfigCallback):
     """Keeps the configuration of every start of a run: `config.yaml`, then `config-resumed-1.yaml`, ..."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Writes the file into the run's folder."""
+        """Writes the file into the run's folder, after making sure that all processes go on from the same checkpoint."""
+        if stage == "fit":
+            compare_checkpoints(trainer)
         folder = trainer.log_dir  # asked on every process: it is broadcast
         if folder is None or stage != "fit":
             return
@@ -88,6 +92,13 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(VerificationCallback, "verification")
         parser.add_lightning_class_args(EmbeddingWriter, "embeddings")
+        parser.add_argument(
+            "--run_name",  # not --run, which torchrun takes for a part of its own --run-path
+            type=str | None,
+            default=None,
+            help="Name of the run, which restarts share: the folder of its logs and checkpoints. With --ckpt_path auto the same"
+            " command starts it, and goes on with it from then on.",
+        )
         parser.set_defaults(
             {
                 "checkpoint.monitor": MONITOR,
@@ -112,6 +123,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             raise FacelitError(NO_TRAINING_SET)
         if self.subcommand == "fit" and config.model.init_backbone is not None:
             adopt_init_backbone(config.model)
+        use_run(config, self.subcommand)
         if self.subcommand != "fit":
             config.data.train = None
             if config.ckpt_path is None:
@@ -136,6 +148,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         """Builds everything, then makes sure that the checkpoint fits before anything starts."""
         try:
             super().instantiate_classes()
+            ignore_hpc_checkpoints(self.trainer)
         except ValueError as error:
             raise FacelitError(str(_root_cause(error))) from error
         if self.checkpoint is not None:
@@ -167,12 +180,15 @@ class FacelitCLI(CommandLineWins, LightningCLI):
 
     def _use_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path in ("last", "best"):
-            config.ckpt_path = str(find_checkpoint(config.ckpt_path, _checkpoint_folders(config)))
+            folders = _checkpoint_folders(config)
+            newest_run_only(config.ckpt_path, folders)
+            config.ckpt_path = str(find_checkpoint(config.ckpt_path, folders))
             rank_zero_info(f"Using {config.ckpt_path}")
         self.checkpoint = read_checkpoint(config.ckpt_path)
         if self.subcommand == "fit":
             refuse_other_model(config.model, self.checkpoint, config.ckpt_path)
-            _continue_in_same_folder(config)
+            if config.run_name is None:
+                _continue_in_same_folder(config)
         else:
             adopt_model(config.model, self.checkpoint)
 
@@ -217,6 +233,8 @@ def main(args: ArgsType = None) -> None:
     except RunStopped as stop:
         processes.wait()
         _say_stopped(stop, typed)
+        if stop.requeue and rank_zero_only.rank == 0:
+            requeue(typed)
         sys.exit(stop.code)
     except KeyboardInterrupt:
         print("facelit: stopped.", file=sys.stderr)
@@ -251,6 +269,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=r"Total length of `list` across ranks is zero")
     # A resumed run goes on in its own folder, and may choose its checkpoints by another figure than before.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=r"Experiment logs directory .* exists and is not empty")
     warnings.filterwarnings("ignore", message=r"The dirpath has changed from")
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used")
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -307,7 +326,7 @@ def _run_folders(config: Namespace) -> Sequence[Path]:
     settings = getattr(logger, "init_args", None)
     save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
     name = getattr(settings, "name", None) or "lightning_logs"
-    return sorted(Path(save_dir, name).glob("*/"))
+    return [Path(save_dir, name, config.run_name)] if config.run_name else sorted(Path(save_dir, name).glob("*/"))
 
 
 def _checkpoint_folders(config: Namespace) -> Sequence[Path]:

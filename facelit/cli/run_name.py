@@ -1,0 +1,134 @@
+"""`--run_name NAME`: the identity of a run that its restarts share, and `--ckpt_path auto`, which goes on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from facelit.distributed import world_size
+from facelit.errors import FacelitError
+
+AUTO = "auto"
+
+
+def use_run(config: Namespace, command: str) -> None:
+    """Sends a named run's logs into a folder of that name, and resolves `--ckpt_path auto`.
+
+    Args:
+        config: The configuration of the subcommand, which is changed.
+        command: `fit`, `validate`, `test` or `predict`.
+
+    Raises:
+        FacelitError: The name cannot be a folder's, the loggers have no folder, a new run would write into an old one, or
+            `auto` is asked for without a name.
+    """
+    if config.run_name is None:
+        if config.ckpt_path == AUTO:
+            raise FacelitError("--ckpt_path auto goes on with the run of a name: add --run_name NAME.")
+        return
+    name = config.run_name
+    if name.strip() in ("", ".", "..") or set(name) & set("/\\"):
+        raise FacelitError(f"--run_name {name!r}: the name becomes a folder's, and must be one word without slashes.")
+    folder = _name_loggers(config, name)
+    last = Path(config.checkpoint.dirpath or folder / "checkpoints") / "last.ckpt"
+    if config.ckpt_path == AUTO:
+        config.ckpt_path = str(last) if last.is_file() else None
+        if config.ckpt_path is None and command != "fit":
+            raise FacelitError(f"--ckpt_path auto: the run {name} has no checkpoint yet ({last}).")
+        rank_zero_info(f"Going on from {last}" if config.ckpt_path else f"Starting the run {name}: it has no {last}")
+    elif config.ckpt_path is None and command == "fit" and last.is_file():
+        raise FacelitError(
+            f"--run_name {name}: there is a run of this name ({last}). Go on with it (--ckpt_path auto), or choose another."
+        )
+    elif config.ckpt_path == "last":
+        config.ckpt_path = str(last)
+    if command == "fit" and rank_zero_only.rank == 0:
+        _keep_metrics(folder)
+
+
+def newest_run_only(which: str, folders: Sequence[Path]) -> None:
+    """Refuses to take an older run's checkpoint for that of the newest, which was stopped before it saved one.
+
+    Args:
+        which: `last` or `best`.
+        folders: The runs' folders of checkpoints.
+
+    Raises:
+        FacelitError: The newest run has no `last.ckpt`, and another has.
+    """
+    starts = {
+        folder: max((path.stat().st_mtime for path in folder.parent.glob("config*.yaml")), default=0.0)
+        for folder in folders
+    }
+    newest = max(starts, key=lambda folder: starts[folder], default=None)
+    saved = [folder / "last.ckpt" for folder in folders if (folder / "last.ckpt").is_file()]
+    if newest is None or not saved or (newest / "last.ckpt").is_file() or starts[newest] == 0:
+        return
+    older = max(saved, key=lambda path: path.stat().st_mtime)
+    if older.stat().st_mtime > starts[newest]:
+        return
+    raise FacelitError(
+        f"--ckpt_path {which}: the newest run, {newest.parent}, was stopped before it saved a checkpoint. Start it again without"
+        f" --ckpt_path, or name the older run's: --ckpt_path {older}"
+    )
+
+
+def compare_checkpoints(trainer: Trainer) -> None:
+    """Makes sure that all processes go on from one checkpoint, or all start anew; call it on every process.
+
+    Raises:
+        FacelitError: On every process: their machines do not share the run's folder.
+    """
+    if world_size() == 1:
+        return
+    seen: list[Any] = [None] * world_size()
+    dist.all_gather_object(seen, _identity(trainer.ckpt_path))
+    for number, other in enumerate(seen):
+        if other != seen[0]:
+            raise FacelitError(
+                f"the processes of this run do not see the same checkpoint: process 0 has {_shown(seen[0])}, process {number} has"
+                f" {_shown(other)}. A run over several machines goes on in a folder that all of them share (the logger's save_dir)."
+            )
+
+
+def _identity(path: Any) -> tuple[str, int, int] | None:
+    if path is None:
+        return None
+    status = Path(path).stat()
+    return Path(path).name, status.st_size, status.st_mtime_ns
+
+
+def _shown(identity: tuple[str, int, int] | None) -> str:
+    return "none" if identity is None else f"{identity[0]} of {identity[1]:,} bytes"
+
+
+def _name_loggers(config: Namespace, name: str) -> Path:
+    """Sets the loggers' version; the folder of the first one is the run's."""
+    loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+    folder: Path | None = None
+    for logger in loggers:
+        kind = str(getattr(logger, "class_path", "")).rpartition(".")[2]
+        if kind not in ("TensorBoardLogger", "CSVLogger"):
+            if folder is None:
+                raise FacelitError(
+                    "--run_name needs a TensorBoardLogger or a CSVLogger as (first) trainer.logger: the run's folder is its."
+                )
+            continue
+        options = logger.init_args
+        options.version = name
+        folder = folder or Path(options.save_dir, options.get("name") or "lightning_logs", name)
+    assert folder is not None
+    return folder
+
+
+def _keep_metrics(folder: Path) -> None:
+    """A CSV logger deletes the `metrics.csv` that it finds: the earlier starts' become `metrics-1.csv`, ..."""
+    path = folder / "metrics.csv"
+    if path.is_file():
+        path.rename(path.with_name(f"metrics-{len(list(folder.glob('metrics-*.csv'))) + 1}.csv"))

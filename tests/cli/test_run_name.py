@@ -1,0 +1,151 @@
+"""`--run_name NAME --ckpt_path auto`: one command starts a run and goes on with it, whatever stopped it."""
+
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from facelit.callbacks import VerificationCallback
+from facelit.cli import main
+from facelit.cli.run_name import compare_checkpoints
+from facelit.errors import FacelitError
+from facelit.training import FaceRecognizer
+from tiny_run import make_run
+from two_processes import run_on_two_processes
+
+OPTIONS = [
+    "--verification.hardest_pairs",
+    "0",
+    "--last_checkpoint.every_n_train_steps",
+    "2",
+    "--trainer.max_epochs",
+    "2",
+]
+
+
+class Killed(BaseException):
+    """As SIGKILL: nobody catches it."""
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, owner: Any, hook: str, step: int) -> None:
+    original = getattr(owner, hook)
+
+    def hooked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if (self.trainer if isinstance(self, FaceRecognizer) else args[0]).global_step == step:
+            monkeypatch.setattr(owner, hook, original)
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(owner, hook, hooked)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *arguments])
+    assert end.value.code == 2
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("facelit: error"))
+    return error
+
+
+def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Killed before anything was saved, then in the validation at the end of an epoch; beside an older run that has finished."""
+    config = make_run(tmp_path)
+    own = ["--config", str(config), *OPTIONS]
+    main(["fit", *own, "--run_name", "whole"])
+    command = [*own, "--run_name", "week", "--ckpt_path", "auto"]
+    for owner, hook, step in (
+        (FaceRecognizer, "training_step", 1),
+        (VerificationCallback, "on_validation_epoch_end", 6),
+    ):
+        kill(monkeypatch, owner, hook, step)
+        with pytest.raises(Killed):
+            main(["fit", *command])
+    main(["fit", *command])
+    runs = tmp_path / "runs" / "tiny"
+    assert sorted(path.name for path in runs.iterdir()) == ["week", "whole"]
+    whole, week = (
+        torch.load(runs / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "week")
+    )
+    for name, value in whole.items():
+        torch.testing.assert_close(week[name], value, rtol=0, atol=0, msg=name)
+    best = [{path.name for path in runs.glob(f"{name}/checkpoints/*")} for name in ("whole", "week")]
+    assert best[0] == best[1]
+    assert len(list(runs.glob("week/metrics*.csv"))) == 3
+    # Once more, when it is finished: nothing happens.
+    main(["fit", *command])
+    assert "there is a run of this name" in refused(capsys, *own, "--run_name", "week")
+    assert "add --run_name NAME" in refused(capsys, *own, "--ckpt_path", "auto")
+    assert "without slashes" in refused(capsys, *own, "--run_name", "../week")
+    assert "needs a TensorBoardLogger or a CSVLogger" in refused(
+        capsys, *own, "--run_name", "x", "--trainer.logger", "false"
+    )
+    # A run that was stopped before it saved anything is the newest, and has nothing to resume.
+    (runs / "version_7").mkdir()
+    (runs / "version_7" / "config.yaml").touch()
+    error = refused(capsys, *own, "--ckpt_path", "last")
+    assert "version_7, was stopped before it saved a checkpoint" in error
+    assert "tiny/week/checkpoints/last.ckpt" in error
+
+
+def differing(folder: str) -> str:
+    """On process 1 the checkpoint is not there."""
+    number = torch.distributed.get_rank()
+    try:
+        compare_checkpoints(SimpleNamespace(ckpt_path=None if number else folder))  # type: ignore[arg-type]
+    except FacelitError as error:
+        return str(error)
+    return ""
+
+
+def test_machines_without_a_shared_folder(tmp_path: Path) -> None:
+    """All processes end with the same line, instead of waiting for each other."""
+    (tmp_path / "last.ckpt").write_bytes(b"12345")
+    messages = run_on_two_processes(differing, str(tmp_path / "last.ckpt"))
+    assert messages[0] == messages[1]
+    assert "process 0 has last.ckpt of 5 bytes, process 1 has none" in messages[0]
+
+
+def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another run's hpc_ckpt_1.ckpt is left alone; the signal before the time limit saves the run and requeues its job."""
+    config = make_run(tmp_path)
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"whose is this?")
+    calls = tmp_path / "calls"
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    scontrol.chmod(0o755)
+    variables = {
+        "NTASKS": "1",
+        "JOB_ID": "77",
+        "JOB_NAME": "train",
+        "PROCID": "0",
+        "LOCALID": "0",
+        "NODELIST": "here",
+        "NODEID": "0",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    assert SLURMEnvironment.detect()
+    step = FaceRecognizer.training_step
+
+    def warned(self: FaceRecognizer, *args: Any) -> Any:
+        if self.trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(self, *args)
+
+    monkeypatch.setattr(FaceRecognizer, "training_step", warned)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(config), "--run_name", "job", "--ckpt_path", "auto"])
+    assert end.value.code == 128 + signal.SIGUSR1
+    assert torch.load(tmp_path / "runs/tiny/job/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert calls.read_text() == "requeue 77\n"
+    assert "SLURM job 77: requeued." in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("**/hpc_ckpt*")] == ["hpc_ckpt_1.ckpt"]
