@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,71 @@ CHECKPOINT_KEY = "facelit"
 """Where a checkpoint keeps facelit's own entries: `num_identities`, `rng_states`, `calibration`, `drawn`, `identity_places`, `weight_average`."""
 
 
+_PIECE = 1 << 20
+"""Bytes that are read at a time."""
+
+SKIP_CHECKSUMS = "FACELIT_SKIP_CHECKSUMS"
+"""Environment variable: where it is set and not empty, checkpoints are read without comparing their checksums."""
+
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OSError,
+    OverflowError,
+    AttributeError,
+)
+
+_TYPES: Mapping[tuple[str, ...], type | tuple[type, ...]] = {
+    ("state_dict",): dict,
+    ("state_dict", "*"): Tensor,
+    ("hyper_parameters",): dict,
+    ("callbacks",): dict,
+    ("loops",): dict,
+    ("optimizer_states",): list,
+    ("optimizer_states", "*"): dict,
+    ("optimizer_states", "*", "state"): dict,
+    ("optimizer_states", "*", "state", "*"): dict,
+    ("optimizer_states", "*", "param_groups"): list,
+    ("optimizer_states", "*", "param_groups", "*"): dict,
+    ("optimizer_states", "*", "param_groups", "*", "params"): list,
+    ("lr_schedulers",): list,
+    ("lr_schedulers", "*"): dict,
+    ("epoch",): int,
+    ("global_step",): int,
+    ("pytorch-lightning_version",): str,
+    (CHECKPOINT_KEY,): dict,
+    (CHECKPOINT_KEY, "num_identities"): (int, type(None)),
+    (CHECKPOINT_KEY, "rng_states"): dict,
+    (CHECKPOINT_KEY, "rng_states", "*"): Tensor,
+    (CHECKPOINT_KEY, "identity_places"): (list, tuple),
+    (CHECKPOINT_KEY, "identity_places", "*"): int,
+    (CHECKPOINT_KEY, "weight_average"): dict,
+    (CHECKPOINT_KEY, "weight_average", "raw"): dict,
+    (CHECKPOINT_KEY, "weight_average", "raw", "*"): Tensor,
+    (CHECKPOINT_KEY, "weight_average", "updates"): int,
+    (CHECKPOINT_KEY, "calibration"): dict,
+    (CHECKPOINT_KEY, "calibration", "*"): dict,
+    (CHECKPOINT_KEY, "calibration", "*", "pairs"): int,
+    (CHECKPOINT_KEY, "calibration", "*", "step"): int,
+    (CHECKPOINT_KEY, "calibration", "*", "thresholds"): dict,
+    (CHECKPOINT_KEY, "calibration", "*", "thresholds", "*"): dict,
+    (CHECKPOINT_KEY, "calibration", "*", "thresholds", "*", "*"): (int, float),
+}
+"""What facelit relies on in a checkpoint, where it is present; a star stands for each entry of a dict or list."""
+
+
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Loads a checkpoint without executing anything in it (`weights_only=True`).
+
+    The checksums that torch writes into the file are compared, which reads it once more; `SKIP_CHECKSUMS` says how to do
+    without. (A checkpoint in torch's format from before 1.6, which is no zip file, has none.)
 
     Raises:
         FacelitError: The file is absent, damaged, or not a Lightning checkpoint.
@@ -28,21 +94,58 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise FacelitError(f"checkpoint not found: {path}")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-        AttributeError,
-    ) as error:
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _check_entries(path)
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=is_zip)
+    except _UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FacelitError(f"{path}: this file holds no Lightning checkpoint (no `state_dict` in it).")
+    _check_types(checkpoint, path)
     return checkpoint
+
+
+def _check_entries(path: Path) -> None:
+    """Compares the checksum of each file in a zip file; raises one of `_UNREADABLE` where one differs."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed, as no checkpoint of torch's is")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its entries are larger than the file")
+        if os.environ.get(SKIP_CHECKSUMS):
+            return
+        for entry in entries:
+            with archive.open(entry) as file:
+                while file.read(_PIECE):  # compares at the end
+                    pass
+
+
+def _check_types(checkpoint: Mapping[str, Any], path: Path) -> None:
+    for place, expected in _TYPES.items():
+        for name, value in _values_at(checkpoint, place):
+            if name.endswith("_extra_state"):  # torch lets a module keep anything there
+                continue
+            if not isinstance(value, expected) or (isinstance(value, bool) and expected is int):
+                kinds = expected if isinstance(expected, tuple) else (expected,)
+                wanted = " or ".join(kind.__name__ for kind in kinds)
+                raise FacelitError(
+                    f"{path}: not a checkpoint of facelit's, or a damaged one (`{name}` is of type {type(value).__name__},"
+                    f" not {wanted})."
+                )
+
+
+def _values_at(value: Any, place: tuple[str, ...], name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values at a place of `_TYPES` with their names, as far as there are any; earlier places have been checked."""
+    if not place:
+        yield name, value
+        return
+    entries = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in entries:
+        if place[0] in ("*", key):
+            yield from _values_at(inner, place[1:], f"{name}.{key}" if name else str(key))
 
 
 def num_identities(checkpoint: Mapping[str, Any]) -> int | None:
@@ -152,7 +255,8 @@ def last_finite_checkpoint(paths: Iterable[Path]) -> Path | None:
             state = read_checkpoint(path)["state_dict"]
         except FacelitError:
             continue
-        if all(bool(torch.isfinite(value).all()) for value in state.values() if value.is_floating_point()):
+        numbers = (value for value in state.values() if isinstance(value, Tensor) and value.is_floating_point())
+        if all(bool(torch.isfinite(value).all()) for value in numbers):
             return path
     return None
 

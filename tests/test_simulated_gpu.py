@@ -1,6 +1,7 @@
 """Training steps on a simulated device: nothing mixes devices, and nothing waits. See `simulated_gpu.py`."""
 
 import json
+import os
 import subprocess
 import sys
 from functools import cache
@@ -28,8 +29,8 @@ MESSAGES = {
 @cache
 def errors() -> dict[str, str | None]:
     """Of each case, from one process for all."""
-    command = [sys.executable, str(PROGRAM)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
+    command, environment = [sys.executable, str(PROGRAM)], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
     return found

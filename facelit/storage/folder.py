@@ -12,6 +12,7 @@ import hashlib
 import os
 import resource
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -378,10 +379,21 @@ def _read_index(path: Path, depth: int) -> FolderIndex:
     batch = reader.get_batch(0)
     batch.validate(full=True)  # the file may come from a stranger, with the data
     index = _view(batch)
+    if reader.schema.metadata.get(b"crc32") != _checksum(index):
+        raise ValueError("damaged")
     slashes = np.concatenate([[0], np.cumsum(index.identities.blob == ord("/"))])[index.identities.offsets]
     if (index.images.blob == ord("/")).any() or (np.diff(slashes) != depth - 1).any():
         raise ValueError("a file name that leads elsewhere")
     return index
+
+
+def _checksum(index: FolderIndex) -> bytes:
+    """CRC-32 of all that is listed, as it stands in the file's metadata."""
+    names = index.identities, index.images
+    checksum = 0
+    for array in (index.modified_ns, index.starts, *(array for some in names for array in (some.offsets, some.blob))):
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+    return b"%08x" % checksum
 
 
 def _keep(batch: pa.RecordBatch, root: Path, depth: int) -> tuple[FolderIndex, Path | None]:
@@ -391,7 +403,7 @@ def _keep(batch: pa.RecordBatch, root: Path, depth: int) -> tuple[FolderIndex, P
     for path in _places(root, depth)[0 if may_write else 1 :]:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            schema = batch.schema.with_metadata({b"facelit-index": _VERSION})
+            schema = batch.schema.with_metadata({b"facelit-index": _VERSION, b"crc32": _checksum(_view(batch))})
             with replacing(path) as temporary, new_file(temporary, schema) as writer:
                 writer.write_batch(batch)
             return _read_index(path, depth), path

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import resource
+import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -54,6 +55,9 @@ class Manifest(NamedTuple):
         skip_bad: Whether images that cannot be read were left out.
         shards: Images and bytes of each shard; empty until all are written.
         skipped: Rows of the source that were left out.
+        checksums: Of each shard two CRC-32, of its labels and of its names (`Shard.label_checksum`, `name_checksum`); empty
+            in packs that an earlier facelit wrote.
+        identity_checksum: CRC-32 of the identities' names; None likewise.
     """
 
     source: str
@@ -64,6 +68,8 @@ class Manifest(NamedTuple):
     skip_bad: bool = False
     shards: Sequence[tuple[int, int]] = ()
     skipped: Sequence[int] = ()
+    checksums: Sequence[tuple[int, int]] = ()
+    identity_checksum: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -93,7 +99,12 @@ class Manifest(NamedTuple):
             if found["version"] != VERSION:
                 raise FacelitError(f"{path}: version {found['version']} of the format; this facelit reads {VERSION}.")
             shards = [(int(images), int(size)) for images, size in found["shards"]]
-            manifest = cls(**{name: found[name] for name in cls._fields if name != "shards"}, shards=shards)
+            checksums = [(int(labels), int(names)) for labels, names in found.get("checksums", ())]
+            others = {name: found[name] for name in cls._fields[: cls._fields.index("shards")]}
+            manifest = cls(**others, shards=shards, skipped=found["skipped"], checksums=checksums)
+            manifest = manifest._replace(identity_checksum=found.get("identity_checksum"))
+            if checksums and len(checksums) != len(shards):
+                raise ValueError(f"checksums of {len(checksums)} shards, and {len(shards)} shards")
             if min(manifest.images, manifest.identities, manifest.images_per_shard) < 1:
                 raise ValueError("sizes below 1")
             return manifest
@@ -130,6 +141,9 @@ class Shard:
             self.identity: npt.NDArray[np.int32] = _joined(batches.columns("identity"), np.int32)
             self._images = [_Blob.of(column, batches.address) for column in batches.columns("image")]
             self._names = [_Blob.of(column, batches.address) for column in batches.columns("name")]
+            self.checksums: npt.NDArray[np.uint32] = _joined(batches.columns("crc32"), np.uint32)
+        self.label_checksum = zlib.crc32(self.checksums.data, zlib.crc32(self.identity.data))
+        """CRC-32 of the identity numbers, and of the images' own checksums."""
         self._starts: list[int] = np.cumsum([0, *(len(blob.offsets) - 1 for blob in self._images)]).tolist()
 
     def __len__(self) -> int:
@@ -147,10 +161,13 @@ class Shard:
         """The bytes of image `row`; raises `OSError` or `EOFError` where they cannot be had."""
         return self._read(self._images, row)
 
-    def checksums(self) -> npt.NDArray[np.uint32]:
-        """The CRC-32 of each image, as it was packed: uint32."""
+    def name_checksum(self) -> int:
+        """CRC-32 of the names and their lengths; reads them all."""
+        checksum = 0
         with _read_batches(self.path) as batches:
-            return _joined(batches.columns("crc32"), np.uint32)
+            for names in map(names_of, batches.columns("name")):
+                checksum = checksum_of(names, checksum)
+        return checksum
 
     def _read(self, blobs: list[_Blob], row: int) -> bytes:
         batch = bisect_right(self._starts, row) - 1
@@ -179,7 +196,7 @@ class PackedStore(CropStore):
                 f"{self.path}: packing was not finished. Run the same `facelit pack SRC {self.path}` again: it goes on where it"
                 " stopped."
             )
-        self.identities: Sequence[str] = _read_identities(self.path, self.manifest.identities)
+        self.identities: Sequence[str] = read_identities(self.path, self.manifest)
         _allow_open_files(len(self.manifest.shards))
         self.shards = [self._open(number, *shard) for number, shard in enumerate(self.manifest.shards)]
         self._starts: list[int] = np.cumsum([0, *map(len, self.shards)]).tolist()
@@ -191,12 +208,16 @@ class PackedStore(CropStore):
         return _reopen, (self.path, self.manifest)
 
     def encoded(self, row: int) -> bytes:
-        """The image's bytes, as they were packed."""
+        """The image's bytes, as they were packed: compared with their checksum, which takes 2 % of the time of decoding."""
         number = bisect_right(self._starts, row) - 1
+        shard, row_in_shard = self.shards[number], row - self._starts[number]
         try:
-            return self.shards[number].encoded(row - self._starts[number])
+            data = shard.encoded(row_in_shard)
         except (OSError, EOFError) as error:
             raise BadImageError(self.place(row), f"cannot read this image ({error})") from None
+        if zlib.crc32(data) != shard.checksums[row_in_shard]:
+            raise BadImageError(self.place(row), "its bytes are not those that were packed (wrong checksum)", AGAIN)
+        return data
 
     def name(self, row: int) -> str:
         """`identity/file`, as in the source."""
@@ -213,11 +234,13 @@ class PackedStore(CropStore):
         return f"{self.shards[number].path}, row {row - self._starts[number]}{name}"
 
     def fingerprint(self) -> str:
-        """A hash over all names and checksums, in their order."""
+        """A hash over all names and checksums, in their order; raises `FacelitError` where names are damaged."""
         digest = hashlib.blake2b(digest_size=16)
-        for shard in self.shards:
+        for number, shard in enumerate(self.shards):
+            if self.manifest.checksums and shard.name_checksum() != self.manifest.checksums[number][1]:
+                raise FacelitError(f"{shard.path}: its names are not those that were packed (wrong checksum). {AGAIN}")
             digest.update(shard.identity.tobytes())
-            digest.update(shard.checksums().tobytes())
+            digest.update(shard.checksums.tobytes())
         digest.update("\0".join(self.identities).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
@@ -230,6 +253,8 @@ class PackedStore(CropStore):
         shard = Shard(path)
         if len(shard) != images:
             raise FacelitError(f"{path}: {len(shard):,} images instead of {images:,}. {AGAIN}")
+        if self.manifest.checksums and shard.label_checksum != self.manifest.checksums[number][0]:
+            raise FacelitError(f"{path}: its labels are not those that were packed (wrong checksum). {AGAIN}")
         return shard
 
 
@@ -297,7 +322,14 @@ def _joined(columns: list[pa.Array], dtype: type[np.generic]) -> npt.NDArray[Any
     return np.concatenate([np.empty(0, dtype), *map(np.asarray, columns)])
 
 
-def _read_identities(folder: Path, count: int) -> Names:
+def checksum_of(names: Names, start: int = 0) -> int:
+    """CRC-32 of names and their lengths, going on from another."""
+    checksum = zlib.crc32(np.diff(names.offsets).astype("<i8").data, start)
+    return zlib.crc32(names.blob[names.offsets[0] : names.offsets[-1]].data, checksum)
+
+
+def read_identities(folder: Path, manifest: Manifest) -> Names:
+    """The names of a pack's identities; raises `FacelitError` where the file is absent or damaged."""
     path = folder / IDENTITIES
     try:
         reader, _ = open_mapped(path)
@@ -306,6 +338,8 @@ def _read_identities(folder: Path, count: int) -> Names:
         names = names_of(batch.column("identity"))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise FacelitError(f"{path}: cannot read the names of the identities ({error}). {AGAIN}") from None
-    if len(names) != count:
-        raise FacelitError(f"{path}: {len(names):,} identities instead of {count:,}. {AGAIN}")
+    if len(names) != manifest.identities:
+        raise FacelitError(f"{path}: {len(names):,} identities instead of {manifest.identities:,}. {AGAIN}")
+    if manifest.identity_checksum not in (None, checksum_of(names)):
+        raise FacelitError(f"{path}: its names are not those that were packed (wrong checksum). {AGAIN}")
     return names

@@ -19,7 +19,17 @@ from facelit.storage.arrow import column_of, new_file
 from facelit.storage.base import CropStore
 from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError, decode_crop
-from facelit.storage.packed import IDENTITIES, MANIFEST, SHARD_SCHEMA, Manifest, PackedStore, Shard, shard_path
+from facelit.storage.packed import (
+    IDENTITIES,
+    MANIFEST,
+    SHARD_SCHEMA,
+    Manifest,
+    PackedStore,
+    Shard,
+    checksum_of,
+    read_identities,
+    shard_path,
+)
 from facelit.storage.processes import run_in_processes
 from facelit.storage.progress import progress_bar
 
@@ -82,7 +92,7 @@ def pack(
         with _held(source, target):
             manifest = _plan(source, target, jobs, images_per_shard, any_size, skip_bad)
             todo = [number for number in range(manifest.num_shards) if not _is_written(target, number, manifest)]
-            if todo or not manifest.complete:
+            if todo or not manifest.complete or not _names_are_whole(target, manifest):
                 _write_identities(source, target)
                 done = len(source) - sum(len(_shard_rows(manifest, number)) for number in todo)
                 with progress_bar(f"Packing {source.path}", len(source)) as show:
@@ -192,8 +202,30 @@ def _is_written(target: Path, number: int, manifest: Manifest) -> bool:
     except FacelitError:
         return False  # damaged since
     if manifest.complete:
-        return (len(shard), path.stat().st_size) == manifest.shards[number]
+        if (len(shard), path.stat().st_size) != manifest.shards[number]:
+            return False
+        return not _wrong_tables(shard, manifest, number) and not _wrong_checksums(shard)
     return len(shard) + len(_skipped(path)) == len(rows)
+
+
+def _names_are_whole(target: Path, manifest: Manifest) -> bool:
+    try:
+        read_identities(target, manifest)
+    except FacelitError:
+        return False
+    return True
+
+
+def _wrong_tables(shard: Shard, manifest: Manifest, number: int) -> list[str]:
+    """Whether a shard's labels and names are as they were packed: a line for what is not."""
+    if not manifest.checksums:
+        return []
+    found = {"labels": shard.label_checksum, "names": shard.name_checksum()}
+    return [
+        f"{shard.path}: the checksum of its {what} is wrong"
+        for (what, checksum), packed in zip(found.items(), manifest.checksums[number], strict=True)
+        if checksum != packed
+    ]
 
 
 def _skipped_path(shard: Path) -> Path:
@@ -208,7 +240,9 @@ def _skipped(shard: Path) -> list[Skipped]:
 def _finish(target: Path, manifest: Manifest) -> None:
     """Makes the shards a pack."""
     paths = [shard_path(target, number) for number in range(manifest.num_shards)]
-    counts = [len(Shard(path)) for path in paths]
+    shards = [Shard(path) for path in paths]
+    counts = [len(shard) for shard in shards]
+    checksums = [(shard.label_checksum, shard.name_checksum()) for shard in shards]
     skipped = [entry for path in paths for entry in _skipped(path)]
     if manifest.complete:  # a shard was mended, from the same images
         skipped = []
@@ -221,7 +255,12 @@ def _finish(target: Path, manifest: Manifest) -> None:
         raise FacelitError(f"{target}: no image is left; {SKIPPED} in it says why.")
     written = [(count, path.stat().st_size) for count, path in zip(counts, paths, strict=True)]
     rows_left_out = manifest.skipped if manifest.complete else [entry.row for entry in skipped]
-    manifest._replace(shards=written, skipped=rows_left_out).write(target)
+    manifest._replace(
+        shards=written,
+        skipped=rows_left_out,
+        checksums=checksums,
+        identity_checksum=checksum_of(read_identities(target, manifest)),
+    ).write(target)
     for leftover in target.glob("*.skipped.json"):
         leftover.unlink()
 
@@ -264,7 +303,7 @@ def _verify_shard(work: _Work) -> list[str]:
     shard = Shard(shard_path(work.target, work.number))
     wrong = _wrong_checksums(shard)
     if processes.shared is None or wrong:
-        return wrong
+        return wrong + _wrong_tables(shard, work.manifest, work.number)
     source, left_out = _checked_source(work.manifest), frozenset(work.manifest.skipped)
     rows = [row for row in _shard_rows(work.manifest, work.number) if row not in left_out]
     if len(rows) != len(shard):
@@ -319,7 +358,7 @@ def _batch(source: CropStore, images: list[bytes], rows: list[int]) -> pa.Record
 
 def _wrong_checksums(shard: Shard) -> list[str]:
     wrong = []
-    for row, checksum in enumerate(shard.checksums().tolist()):
+    for row, checksum in enumerate(shard.checksums.tolist()):
         if zlib.crc32(shard.encoded(row)) != checksum:
             wrong.append(f"{shard.path}, row {row} ({shard.name(row)}): the checksum is wrong")
     return wrong

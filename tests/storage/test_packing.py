@@ -128,11 +128,10 @@ def test_verify_finds_a_changed_shard(faces: Path, tmp_path: Path, column: str) 
     rows[3][column] = {"image": b"\xff" + rows[3]["image"][1:], "name": b"person_1/9.jpg", "identity": 4}[column]
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(pa.Table.from_pylist(rows, table.schema))
-    packed = PackedStore(packed.path) if path.stat().st_size == packed.manifest.shards[2][1] else packed
     wrong = verify(packed, FolderStore(faces))
     assert len(wrong) == 1
     assert "shard-00002.arrow, row 3" in wrong[0]
-    assert bool(verify(packed)) == (column == "image")  # the checksum is the image's
+    assert len(verify(packed)) == 1
 
 
 def test_verify_against_another_source(faces: Path, tmp_path: Path) -> None:
