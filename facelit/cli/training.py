@@ -195,7 +195,7 @@ def main(args: ArgsType = None) -> None:
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
     try:
-        FacelitCLI(
+        cli = FacelitCLI(
             FaceRecognizer,
             FaceDataModule,
             save_config_callback=SaveRunConfig,
@@ -210,6 +210,9 @@ def main(args: ArgsType = None) -> None:
         message = name_broken_config(str(error), sys.argv[1:] if args is None else args)
         print(f"facelit: error: {message}", file=sys.stderr)
         sys.exit(2)
+    writers = [one for one in cli.trainer.callbacks if isinstance(one, EmbeddingWriter)]
+    if cli.subcommand == "predict" and any(writer.skipped for writer in writers):
+        sys.exit(1)  # as embed does where photos were left out
 
 
 def quieten() -> None:

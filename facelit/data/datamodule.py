@@ -304,4 +304,5 @@ def _collate(samples: list[EvalBatch]) -> EvalBatch:
     return EvalBatch(
         torch.stack(images).contiguous(memory_format=torch.channels_last),
         torch.stack([sample.numbers for sample in samples]),
+        [bad for sample in samples for bad in sample.bad],
     )

@@ -13,6 +13,7 @@ from sklearn.model_selection import KFold
 from facelit.data.pairs import PairsFolder
 from facelit.data.pairs_bin import PairsBin, write_bin_of
 from facelit.errors import FacelitError
+from facelit.storage.pairs_bin import write_pairs_bin
 from tiny_run import write_crops, write_pairs
 
 
