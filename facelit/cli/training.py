@@ -34,6 +34,7 @@ from facelit.cli.program import program
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
+from facelit.data.workers import explain_lost_worker
 from facelit.errors import FacelitError
 from facelit.lightning import CommandLineWins
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
@@ -209,6 +210,12 @@ def main(args: ArgsType = None) -> None:
     except (FacelitError, MisconfigurationException) as error:
         message = name_broken_config(str(error), sys.argv[1:] if args is None else args)
         print(f"facelit: error: {message}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        lost = explain_lost_worker(error)
+        if lost is None:
+            raise
+        print(f"facelit: error: {lost}", file=sys.stderr)
         sys.exit(2)
     writers = [one for one in cli.trainer.callbacks if isinstance(one, EmbeddingWriter)]
     if cli.subcommand == "predict" and any(writer.skipped for writer in writers):
