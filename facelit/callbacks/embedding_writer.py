@@ -10,33 +10,42 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from facelit.data.batches import EvalBatch
+from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
+from facelit.storage.files import replace_file
 
 
 class EmbeddingWriter(Callback):
     """Collects the embeddings of a prediction run into one `.npz` file.
 
     The file holds `names` (paths below the folder that was embedded, str (N,)) and `embeddings` (float32 (N, D), as the
-    backbone gives them, not normalised), row by row.
+    backbone gives them, not normalised), row by row. Crops that cannot be read are left out, and listed in
+    `<path>.skipped.tsv`, as `facelit embed` does.
 
     Args:
         path: The file to write.
+
+    Attributes:
+        skipped: What was left out in the last run, by its place.
     """
 
     def __init__(self, path: str = "embeddings.npz") -> None:
         self.path = Path(path if path.endswith(".npz") else f"{path}.npz")
         self._table: _EmbeddingTable | None = None
         self._names: Sequence[str] = ()
+        self._bad: dict[int, BadImage] = {}
+        self.skipped: dict[str, str] = {}
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts an empty table."""
         data = trainer.datamodule
         self._names = [path.relative_to(data.predict).as_posix() for path in data.predict_paths()]
         self._table = _EmbeddingTable(len(self._names))
+        self._bad, self.skipped = {}, {}
 
     def on_predict_batch_end(
         self,
@@ -50,6 +59,7 @@ class EmbeddingWriter(Callback):
         """Writes a batch into the table."""
         if self._table is not None:
             self._table.write(batch.numbers, outputs)
+            self._bad.update(batch.bad)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers the table and writes the file."""
@@ -59,10 +69,42 @@ class EmbeddingWriter(Callback):
             embeddings = self._table.gather().numpy()
         except RuntimeError as error:
             raise FacelitError(f"predict: {error}. Is trainer.limit_predict_batches set?") from None
+        bad = _gathered(self._bad)
+        self.skipped = {image.place: image.reason for _, image in sorted(bad.items())}
+        if len(bad) == len(self._names):
+            place, reason = next(iter(self.skipped.items()))
+            raise FacelitError(f"predict: none of {len(bad):,} crops can be read, for example {place}: {reason}.")
         if trainer.is_global_zero:
+            kept = [number for number in range(len(self._names)) if number not in bad]
+            names = np.array([self._names[number] for number in kept])
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(self.path, names=np.array(self._names), embeddings=embeddings)
-            rank_zero_info(f"Wrote {len(embeddings):,} embeddings of {embeddings.shape[1]} numbers to {self.path}")
+            np.savez(self.path, names=names, embeddings=embeddings[kept])
+            rank_zero_info(f"Wrote {len(kept):,} embeddings of {embeddings.shape[1]} numbers to {self.path}")
+            self._list_skipped()
+
+    def _list_skipped(self) -> None:
+        """Lists what was left out; removes the list of an earlier run where nothing was."""
+        path = self.path.with_name(f"{self.path.name}.skipped.tsv")
+        if not self.skipped:
+            path.unlink(missing_ok=True)
+            return
+        with replace_file(path) as file:
+            rows = ["photo\treason", *(f"{place}\t{reason}" for place, reason in self.skipped.items())]
+            file.write(("\n".join(rows) + "\n").encode("utf-8", "surrogateescape"))
+        place, reason = next(iter(self.skipped.items()))
+        rank_zero_warn(
+            f"{len(self.skipped):,} of {len(self._names):,} crops could not be read and were left out, for example {place}: {reason}."
+            f" All of them: {path}"
+        )
+
+
+def _gathered(bad: dict[int, BadImage]) -> dict[int, BadImage]:
+    """What all processes could not read; call it on all of them."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return bad
+    found: list[dict[int, BadImage]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(found, bad)
+    return {number: image for part in found for number, image in part.items()}
 
 
 class _EmbeddingTable:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import AsyncCheckpointIO
 
 from facelit.callbacks.folders import checkpoint_folder
 from facelit.callbacks.stop_signals import StopSignals
@@ -91,7 +94,8 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = trainer.global_step
         # Beside the old one, then in its place: whatever file system the temporary files of the machine are on.
         path = self.dirpath / "last.ckpt"
-        trainer.save_checkpoint(path.with_suffix(".ckpt.tmp"), weights_only=False)
+        with _written_at_once(trainer):
+            trainer.save_checkpoint(path.with_suffix(".ckpt.tmp"), weights_only=False)
         if trainer.is_global_zero:
             os.replace(path.with_suffix(".ckpt.tmp"), path)
         LastCheckpoint.newest = path
@@ -100,3 +104,17 @@ class LastCheckpoint(Checkpoint):
 def _stops_here(trainer: Trainer) -> bool:
     stop = StopSignals.of(trainer)
     return stop is not None and stop.ready
+
+
+@contextmanager
+def _written_at_once(trainer: Trainer) -> Iterator[None]:
+    """Under `AsyncCheckpointIO`: by the plugin that it wraps, so that the file is there when it takes the old one's place."""
+    strategy, plugin = trainer.strategy, trainer.strategy.checkpoint_io
+    if not isinstance(plugin, AsyncCheckpointIO) or plugin.checkpoint_io is None:
+        yield
+        return
+    strategy.checkpoint_io = plugin.checkpoint_io
+    try:
+        yield
+    finally:
+        strategy.checkpoint_io = plugin

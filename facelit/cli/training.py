@@ -39,6 +39,7 @@ from facelit.cli.run_name import compare_checkpoints, newest_run_only, use_run
 from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
+from facelit.data.workers import explain_lost_worker
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints
@@ -219,7 +220,7 @@ def main(args: ArgsType = None) -> None:
     processes.watch()
     LastCheckpoint.newest = None
     try:
-        FacelitCLI(
+        cli = FacelitCLI(
             FaceRecognizer,
             FaceDataModule,
             save_config_callback=SaveRunConfig,
@@ -246,9 +247,17 @@ def main(args: ArgsType = None) -> None:
         print(f"facelit: error: {message}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        if world_size() == 1:
+        lost = explain_lost_worker(error) if isinstance(error, RuntimeError) else None
+        if world_size() > 1:
+            what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            processes.fail(error, lost or what)
+        if lost is None:
             raise
-        processes.fail(error, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+        print(f"facelit: error: {lost}", file=sys.stderr)
+        sys.exit(2)
+    writers = [one for one in cli.trainer.callbacks if isinstance(one, EmbeddingWriter)]
+    if cli.subcommand == "predict" and any(writer.skipped for writer in writers):
+        sys.exit(1)  # as embed does where photos were left out
 
 
 def _say_stopped(stop: RunStopped, arguments: Sequence[str]) -> None:

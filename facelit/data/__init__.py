@@ -7,6 +7,7 @@ from facelit.data.identity_folder import IdentityFolder
 from facelit.data.identity_pairs import IdentityPairs
 from facelit.data.pairs import PairsFolder, read_pairs
 from facelit.data.pairs_bin import PairsBin
+from facelit.data.pairs_cfp import PairsCFP
 from facelit.data.samplers import IdentityBalancedSampler, RandomTripletSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.data.synthetic import SyntheticFaces, SyntheticPairs, write_identity_tree, write_lfw_tree
@@ -20,6 +21,7 @@ __all__ = [
     "IdentityPairs",
     "IdentitySource",
     "PairsBin",
+    "PairsCFP",
     "PairsFolder",
     "RandomTripletSampler",
     "ShuffleSampler",

@@ -16,7 +16,7 @@ from facelit.data.augmentation import uniform_draws
 from facelit.data.reading import BadImage, CropReader, EncodedCrops
 from facelit.data.samplers import BatchRequest
 from facelit.data.sources import VerificationSource
-from facelit.storage.images import read_crop
+from facelit.storage.images import CROP_SIZE, BadImageError, read_crop
 
 
 class TrainBatch(NamedTuple):
@@ -36,10 +36,17 @@ class TrainBatch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """Crops to embed: `images` as in `TrainBatch`, `numbers` (N,) int64 their row in the table of embeddings."""
+    """Crops to embed.
+
+    Attributes:
+        images: As in `TrainBatch`; a crop that could not be read is black.
+        numbers: Their rows in the table of embeddings, int64, (N,).
+        bad: Numbers of the crops that could not be read, and why.
+    """
 
     images: Tensor
     numbers: Tensor
+    bad: Sequence[tuple[int, BadImage]] = ()
 
 
 class TrainImages(Dataset[TrainBatch]):
@@ -74,7 +81,11 @@ class TrainImages(Dataset[TrainBatch]):
 
 
 class EvalImages(Dataset[EvalBatch]):
-    """Every distinct crop of a verification set, or every file of a list, one by one."""
+    """Every distinct crop of a verification set, or every file of a list, one by one.
+
+    A crop of a verification set that cannot be read is an error, as figures over a part of the set would mean nothing; of a
+    list, it is told in the batch.
+    """
 
     def __init__(self, source: VerificationSource | list[Path], resize: bool = False) -> None:
         self.source = source
@@ -82,11 +93,16 @@ class EvalImages(Dataset[EvalBatch]):
 
     def __getitem__(self, number: int) -> EvalBatch:
         """Crop `number`, without a batch dimension."""
+        bad: tuple[tuple[int, BadImage], ...] = ()
         if isinstance(self.source, VerificationSource):
             crop = self.source.image(number)
         else:
-            crop = read_crop(self.source[number], self.resize)
-        return EvalBatch(as_tensor(crop[None])[0], torch.tensor(number))
+            try:
+                crop = read_crop(self.source[number], self.resize)
+            except BadImageError as error:
+                crop = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+                bad = ((number, BadImage(error.place, error.reason)),)
+        return EvalBatch(as_tensor(crop[None])[0], torch.tensor(number), bad)
 
     def __len__(self) -> int:
         return len(self.source)

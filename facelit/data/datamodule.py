@@ -19,6 +19,7 @@ from facelit.data.reading import CropReader, EncodedCrops, OnBadImage
 from facelit.data.resuming import TrainLoader, begin_at_epoch, fingerprint
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
+from facelit.data.workers import Load, check_shared_memory
 from facelit.errors import FacelitError
 from facelit.storage.images import list_images
 from facelit.storage.progress import progress_bar
@@ -47,6 +48,7 @@ class FaceDataModule(LightningDataModule):
         sampler: How training batches are made up; by default each image once per epoch in random order.
         augmentation: Random changes to training crops; by default a horizontal flip of every second one.
         num_workers: Processes that read images; 0 reads them in the main process.
+        worker_timeout: Seconds after which a run stops that has waited for a batch all that time; 0 waits for ever.
         on_bad_image: What to do with a training image that cannot be read: "error" stops and names it; "skip" takes another
             image of the same identity instead, and lists it in `bad-images.tsv` beside the checkpoints. Verification
             images that cannot be read are always errors.
@@ -67,13 +69,14 @@ class FaceDataModule(LightningDataModule):
         sampler: BatchPlan | None = None,
         augmentation: Augmentation | None = None,
         num_workers: int = 4,
+        worker_timeout: float = 1800,
         on_bad_image: OnBadImage = "error",
         max_bad_share: float = 0.01,
         decode_on_gpu: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_options(eval_batch_size, num_workers, on_bad_image, max_bad_share)
+        _check_options(eval_batch_size, num_workers, worker_timeout, on_bad_image, max_bad_share)
         sets = {name: source for name, source in (verification or {}).items() if source is not None}
         _check_names(sets)
         self.train = train
@@ -84,6 +87,7 @@ class FaceDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.augmentation = augmentation or Augmentation()
         self.num_workers = num_workers
+        self.worker_timeout = worker_timeout
         self.on_bad_image = on_bad_image
         self.max_bad_share = max_bad_share
         self.decode_on_gpu = decode_on_gpu
@@ -122,6 +126,7 @@ class FaceDataModule(LightningDataModule):
                     self._read_once(name, source)
         if stage == "predict":
             self.predict_paths()
+        self._check_shared_memory(stage)
 
     def predict_paths(self) -> list[Path]:
         """Sorted paths of the images that `predict` embeds."""
@@ -215,6 +220,21 @@ class FaceDataModule(LightningDataModule):
                 f"{'' if by_epoch else f' where an epoch ({batches}) is one too'}."
             )
 
+    def _check_shared_memory(self, stage: str) -> None:
+        """Training's workers stay ahead while one verification set after the other is read."""
+        loads = []
+        if stage == "fit" and not self.decode_on_gpu:
+            source, batches = self._training_set(), self.batches_per_epoch
+            size = getattr(self.plan, "batch_size", -(-len(source) // (batches * self._world_size)))
+            option = "data.batch_size" if isinstance(self.plan, ShuffleSampler) else "training batches of"
+            loads.append(Load(option, size, batches))
+        counts = [len(self.predict_paths())] if stage == "predict" else [len(one) for one in self.verification.values()]
+        if counts:
+            size = min(self.eval_batch_size, max(counts))
+            loads.append(Load("data.eval_batch_size", size, -(-max(counts) // (size * self._world_size))))
+        local = self.trainer.num_devices if self.trainer else 1
+        check_shared_memory(loads, self.num_workers, max(1, min(self._world_size, local)))
+
     def _compare_over_processes(self, train: IdentitySource) -> None:
         """A folder that changed while the processes of a run listed it one after the other: their numbers mean other images."""
         if self.trainer is None or self._world_size == 1:
@@ -265,6 +285,7 @@ class FaceDataModule(LightningDataModule):
         return {
             "batch_size": batch_size,
             "num_workers": self.num_workers,
+            "timeout": self.worker_timeout if self.num_workers else 0,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
             # Its own generator: making an iterator must not advance the one that dropout draws from.
@@ -288,11 +309,17 @@ def _check_names(names: Iterable[str]) -> None:
             )
 
 
-def _check_options(eval_batch_size: int, num_workers: int, on_bad_image: str, max_bad_share: float) -> None:
+def _check_options(
+    eval_batch_size: int, num_workers: int, worker_timeout: float, on_bad_image: str, max_bad_share: float
+) -> None:
     if eval_batch_size < 1:
         raise FacelitError(f"data.eval_batch_size must be at least 1, got {eval_batch_size}.")
     if num_workers < 0:
         raise FacelitError(f"data.num_workers must be at least 0 (0 reads in the main process), got {num_workers}.")
+    if worker_timeout < 0:
+        raise FacelitError(
+            f"data.worker_timeout must be at least 0 seconds (0 waits for ever), got {worker_timeout:g}."
+        )
     if on_bad_image not in get_args(OnBadImage):
         raise FacelitError(f"data.on_bad_image must be one of {', '.join(get_args(OnBadImage))}, got {on_bad_image}.")
     if not 0 <= max_bad_share <= 1:
@@ -304,4 +331,5 @@ def _collate(samples: list[EvalBatch]) -> EvalBatch:
     return EvalBatch(
         torch.stack(images).contiguous(memory_format=torch.channels_last),
         torch.stack([sample.numbers for sample in samples]),
+        [bad for sample in samples for bad in sample.bad],
     )

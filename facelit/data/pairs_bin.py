@@ -25,13 +25,17 @@ class PairsBin(VerificationSource):
     Args:
         path: The file. Nothing in it is run: see `facelit.storage.pairs_bin`.
         folds: How many folds.
+        by_kind: Split the genuine and the impostor pairs each on their own, and join the parts: for files that have all genuine
+            pairs first. Figures are not those of readers that know no such option.
         resize: Resize images of another size to 112x112 instead of refusing them.
 
     Raises:
         FacelitError: The file is missing, damaged or hostile, or a fold has no genuine or no impostor pair.
     """
 
-    def __init__(self, path: str | os.PathLike[str], folds: int = 10, resize: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], folds: int = 10, resize: bool = False, by_kind: bool = False
+    ) -> None:
         self.path = Path(path)
         self.resize = resize
         if folds < 2:
@@ -41,6 +45,9 @@ class PairsBin(VerificationSource):
             )
         images, is_same = read_pairs_bin(self.path)
         fold_of_pair = _contiguous_folds(len(is_same), folds)
+        if by_kind:
+            for kind in (True, False):
+                fold_of_pair[is_same == kind] = _contiguous_folds(np.count_nonzero(is_same == kind), folds)
         _check_folds(self.path, fold_of_pair, is_same)
         number: dict[bytes, int] = {}
         pairs = np.array([number.setdefault(image, len(number)) for image in images], np.int64).reshape(-1, 2)
@@ -54,10 +61,10 @@ class PairsBin(VerificationSource):
             folds=fold_of_pair,
         )
         self._places = places
-        self._num_folds = folds
+        self._options = folds, resize, by_kind
 
-    def __reduce__(self) -> tuple[type[PairsBin], tuple[Path, int, bool]]:
-        return type(self), (self.path, self._num_folds, self.resize)
+    def __reduce__(self) -> tuple[type[PairsBin], tuple[Path, int, bool, bool]]:
+        return type(self), (self.path, *self._options)
 
     def image(self, number: int) -> Crop:
         """Decodes crop `number`, uint8 RGB (112, 112, 3)."""
@@ -95,10 +102,17 @@ def _contiguous_folds(num_pairs: int, folds: int) -> npt.NDArray[np.int64]:
 
 def _check_folds(path: Path, folds: npt.NDArray[np.int64], is_same: npt.NDArray[np.bool_]) -> None:
     """Figures of a fold that has pairs of one kind only, or none, would mean nothing."""
-    for fold in range(1, int(folds[-1]) + 1):
+    for fold in range(1, int(folds.max()) + 1):
         kinds = is_same[folds == fold]
         if kinds.all() or not kinds.any():
+            genuine = int(np.count_nonzero(is_same))
+            way_out = "Try fewer folds (option folds of data.verification)"
+            if min(genuine, len(is_same) - genuine) >= folds.max():
+                way_out = (
+                    "Its pairs are in no order that makes folds: set by_kind: true (option of data.verification), which deals out the"
+                    " genuine and the impostor pairs each on their own"
+                )
             raise FacelitError(
-                f"{path}: fold {fold} has no genuine or no impostor pair. Try fewer folds (option folds of"
-                f" data.verification); there are {np.count_nonzero(is_same):,} genuine pairs among {len(is_same):,}."
+                f"{path}: fold {fold} has no genuine or no impostor pair. {way_out}; there are {genuine:,} genuine pairs among"
+                f" {len(is_same):,}."
             )

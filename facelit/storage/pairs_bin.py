@@ -6,22 +6,28 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
 from facelit.storage.files import replace_file
+from facelit.storage.plain_arrays import PlainArray
 from facelit.storage.plain_pickle import RefusedError, load_plain
 
 _WAY_OUT = (
-    "It is hostile, or was not made as InsightFace makes them: get it from where its authors put it, or write it anew with"
-    " facelit.storage.pairs_bin.write_pairs_bin."
+    "Get the set from where its authors put it; or, if you trust whoever made this one, which runs what is in it, write it anew:"
+    ' python -c "import pickle; from facelit.storage.pairs_bin import write_pairs_bin; from pathlib import Path; images, same ='
+    " pickle.load(open('OLD.bin', 'rb'), encoding='bytes'); write_pairs_bin([bytes(image) for image in images], [bool(one) for one in"
+    " same], Path('NEW.bin'))\""
 )
 
 
 def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
     """Reads a verification set, pickled by Python 2 or 3, in any protocol, and runs nothing in it.
+
+    Lists may be tuples or NumPy arrays, images bytearrays or arrays of bytes, and bools NumPy's, or the numbers 0 and 1.
 
     Args:
         path: The file.
@@ -67,16 +73,31 @@ def write_pairs_bin(
 
 
 def _checked(found: object) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
-    """What was found, if it is a verification set."""
-    if not isinstance(found, (tuple, list)) or len(found) != 2 or not all(isinstance(part, list) for part in found):
+    """What was found, if it is a verification set, whatever kinds of lists, bytes and bools it is made of."""
+    parts = [_as_list(part) for part in found] if isinstance(found, (tuple, list)) else []
+    if len(parts) != 2 or any(part is None for part in parts):
         raise RefusedError("it holds something else than two lists: images, and whether the pairs are genuine")
-    images, is_same = found
-    for number, image in enumerate(images):
-        if not isinstance(image, bytes):
-            raise RefusedError(f"image {number} is no bytes")
+    images = [_as_bytes(image, number) for number, image in enumerate(parts[0] or [])]
+    is_same = parts[1] or []
     for number, same in enumerate(is_same):
-        if not isinstance(same, int) or same not in (0, 1):
+        if not isinstance(same, (int, float)) or same not in (0, 1):
             raise RefusedError(f"pair {number} is neither genuine nor impostor: a bool is expected")
     if not is_same or len(images) != 2 * len(is_same):
         raise RefusedError(f"it holds {len(images):,} images for {len(is_same):,} pairs")
     return images, np.array(is_same, np.bool_)
+
+
+def _as_list(part: object) -> list[Any] | None:
+    values = part.values if isinstance(part, PlainArray) else part
+    if isinstance(values, np.ndarray):
+        return list(values.tolist())
+    return list(values) if isinstance(values, (list, tuple)) else None
+
+
+def _as_bytes(image: object, number: int) -> bytes:
+    """A file's bytes, also where a recipe kept them as an array of them."""
+    if isinstance(image, PlainArray) and isinstance(image.values, np.ndarray) and image.values.itemsize == 1:
+        return image.values.tobytes()
+    if not isinstance(image, (bytes, bytearray)):
+        raise RefusedError(f"image {number} is no bytes")
+    return bytes(image)

@@ -1,8 +1,8 @@
 """Reading a pickle that comes from a stranger, and may hold plain data only.
 
 A pickle is a program. Here none is ever given to `pickle`: of its instructions (the standard library's `pickletools` lists
-them) those are followed that lists, tuples, bytes, strings, bools and small integers are made with; all others are refused. Even
-an `Unpickler` that finds no class would build sets and floats, and sets aside tens of gigabytes where a file of ten bytes
+them) those are followed that lists, tuples, bytes, strings, bools, numbers, None and NumPy's arrays of numbers are made with; all others are refused. Even
+an `Unpickler` that finds no class would build sets and dicts, and sets aside tens of gigabytes where a file of ten bytes
 asks it to remember something under the number 4,294,967,295.
 """
 
@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import codecs
 import pickletools
+import struct
 from collections.abc import Callable
 from typing import Any
 
+from facelit.storage.plain_arrays import NAMES, PlainArray, PlainDtype, fill, make
+
 _ENCODE, _BYTES = "_codecs.encode", ("__builtin__.bytes", "builtins.bytes")
-"""How Python 3 writes bytes in the protocols before 3: all that is ever done by the name of a function."""
-_ONLY = "only lists, bytes and bools may be in it"
+"""How Python 3 writes bytes in the protocols before 3. Only this, and `facelit.storage.plain_arrays`, is ever done by a name."""
+_ONLY = "only lists, tuples, bytes, bools, numbers and NumPy's arrays of numbers may be in it"
 _MARK = object()
 
 
@@ -24,7 +27,7 @@ class RefusedError(Exception):
 
 
 def load_plain(data: bytes) -> object:
-    """Unpickles plain data: tuples, lists, bytes, strings, bools and integers from 0 up.
+    """Unpickles plain data: tuples, lists, bytes, strings, bools, numbers, None and NumPy's arrays (`PlainArray`) of numbers.
 
     Python 2's strings are bytes. Takes memory in proportion to the pickle's length, whatever it asks for.
 
@@ -141,10 +144,14 @@ class _Unpickler:
         line = self._line()
         if line in (b"00", b"01"):  # how the protocols before 2 write bools
             self._push(line == b"01")
-        elif line in (b"0", b"1"):
+        elif line.removeprefix(b"-").isdigit() and len(line) <= 18:
             self._push(int(line))
         else:
-            raise RefusedError(f"byte {self._at} ends another number than 0 or 1")
+            raise RefusedError(f"byte {self._at} should end a number")
+
+    def _float_line(self) -> None:
+        line = self._line()
+        self._push(self._decoded(lambda: float(line[:40])))
 
     def _quoted(self) -> None:
         line = self._line()
@@ -162,11 +169,11 @@ class _Unpickler:
             raise RefusedError(f"byte {self._at} ends a string that cannot be decoded") from None
 
     def _name(self, module: object, name: object) -> None:
-        """Notes which function a pickle names; `_codecs.encode` and `bytes` are known, and the others refused."""
+        """Notes which function a pickle names; `a few are known, and the others refused."""
         if type(module) is not str or type(name) is not str:
             raise RefusedError(f"byte {self._at} asks for something that has no name, and {_ONLY}")
         full = f"{module}.{name}"
-        if full != _ENCODE and full not in _BYTES:
+        if full != _ENCODE and full not in _BYTES and full not in NAMES:
             raise RefusedError(f"byte {self._at} asks for {full[:100]!r}, and {_ONLY}")
         self._push(_Name(full))
 
@@ -183,14 +190,33 @@ class _Unpickler:
         self._name(module, name)
 
     def _call(self) -> None:
-        """`_codecs.encode(text, "latin1")` and `bytes()`, done here: nothing that a pickle names is called."""
+        """`_codecs.encode(text, "latin1")`, `bytes()` and what makes arrays, done here: nothing that a pickle names is called."""
         arguments, name = self._pop(), self._pop()
         if type(name) is _Name and name in _BYTES and arguments == ():
             self._push(b"")
         elif type(name) is _Name and name == _ENCODE and isinstance(arguments, tuple) and len(arguments) == 2:
             self._encode(*arguments)
+        elif type(name) is _Name and name in NAMES:
+            try:
+                self._push(make(name, arguments))
+            except ValueError:
+                raise RefusedError(
+                    f"byte {self._at} makes something of {name!s} that is not plain, and {_ONLY}"
+                ) from None
         else:
             raise RefusedError(f"byte {self._at} calls something, and {_ONLY}")
+
+    def _build(self) -> None:
+        state, target = self._pop(), self._pop()
+        if not isinstance(target, (PlainArray, PlainDtype)):
+            raise RefusedError(f"byte {self._at} asks for BUILD, and {_ONLY}")
+        try:
+            fill(target, state)
+        except ValueError:
+            raise RefusedError(
+                f"byte {self._at} fills an array with something that is not plain, and {_ONLY}"
+            ) from None
+        self._push(target)
 
     def _encode(self, text: object, encoding: object) -> None:
         if type(text) is not str or encoding != "latin1":
@@ -221,13 +247,18 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {
     b"\x93": _Unpickler._named_by_stack,
     b"i": _Unpickler._instance,
     b"R": _Unpickler._call,
-    # bools and small integers
+    b"b": _Unpickler._build,
+    b"\x96": lambda self: self._push(bytearray(self._take(self._number(8)))),
+    # None, bools and numbers
+    b"N": lambda self: self._push(None),
+    b"F": _Unpickler._float_line,
+    b"G": lambda self: self._push(struct.unpack(">d", self._take(8))[0]),
     b"\x88": lambda self: self._push(True),
     b"\x89": lambda self: self._push(False),
     b"I": _Unpickler._integer,
     b"K": lambda self: self._push(self._number(1)),
     b"M": lambda self: self._push(self._number(2)),
-    b"J": lambda self: self._push(self._number(4)),
+    b"J": lambda self: self._push(int.from_bytes(self._take(4), "little", signed=True)),
     # lists and tuples
     b"]": lambda self: self._push([]),
     b"l": lambda self: self._push(self._pop_to_mark()),

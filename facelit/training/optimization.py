@@ -11,6 +11,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
+from facelit.data.datamodule import FaceDataModule
 from facelit.errors import FacelitError
 from facelit.lightning import unscales_in_step
 from facelit.optim import WarmupSchedule, parameter_groups
@@ -78,7 +79,31 @@ class Optimization:
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings["monitor"] = scheduler.monitor
+            settings["frequency"] = self._epochs_between_figures(scheduler.monitor, module.trainer)
         return {"optimizer": optimizer, "lr_scheduler": settings}  # type: ignore[return-value]  # TypedDict by hand
+
+    def _epochs_between_figures(self, monitor: str, trainer: Trainer) -> int:
+        """How often there is something for a plateau schedule to look at.
+
+        Raises:
+            FacelitError: It would look at a figure of validation where there is none; Lightning says so after the first epoch.
+        """
+        if monitor.startswith("train/"):
+            return 1
+        asked = f"model.lr_scheduler ReduceLROnPlateau looks at {monitor}, a figure of validation,"
+        if self.interval != "epoch":
+            raise FacelitError(f"{asked} after every step: set model.lr_interval to epoch.")
+        if trainer.check_val_every_n_epoch is None:
+            raise FacelitError(
+                f"{asked} after epochs, and trainer.check_val_every_n_epoch null validates at other times. Set it to 1, or take"
+                " another schedule."
+            )
+        data = getattr(trainer, "datamodule", None)
+        if not trainer.limit_val_batches or (isinstance(data, FaceDataModule) and not data.verification):
+            raise FacelitError(
+                f"{asked} and this run has no validation (data.verification, trainer.limit_val_batches)."
+            )
+        return int(trainer.check_val_every_n_epoch)
 
     def resume_from(self, checkpoint: Mapping[str, Any]) -> None:
         """Remembers the checkpoint's parameter groups, which those of this run must match."""

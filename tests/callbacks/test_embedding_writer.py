@@ -37,3 +37,39 @@ def test_predict_takes_a_tree_of_any_depth(finished: Any, tmp_path: Path) -> Non
         assert sorted(written["names"]) == ["a/b/two.PNG", "a/one.png", "top.png"]
         rows = torch.from_numpy(written["embeddings"])
     torch.testing.assert_close(rows, finished.embed([source] * 3), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_broken_crops_are_left_out_and_listed(finished: Any, tmp_path: Path, workers: str) -> None:
+    """One among three million ended the run, and left nothing."""
+    source = (finished.folder / "crops" / "person_03" / "person_03_0002.png").read_bytes()
+    for name, data in {"a/1.png": source, "a/2.png": b"broken", "b/1.png": source[:300], "b/2.png": source}.items():
+        (tmp_path / "crops" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "crops" / name).write_bytes(data)
+    options = ["--data.predict", str(tmp_path / "crops"), "--embeddings.path", str(tmp_path / "x.npz")]
+    arguments = [
+        "predict",
+        "--config",
+        finished.config,
+        "--ckpt_path",
+        str(finished.checkpoints / "last.ckpt"),
+        *options,
+    ]
+    arguments += ["--data.num_workers", workers, "--data.eval_batch_size", "3"]
+    with pytest.warns(UserWarning, match=r"2 of 4 crops .*2\.png: cannot read"), pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 1
+    with np.load(tmp_path / "x.npz") as written:
+        assert list(written["names"]) == ["a/1.png", "b/2.png"]
+        assert written["embeddings"].shape == (2, 16)
+        assert np.abs(written["embeddings"][0] - written["embeddings"][1]).max() < 1e-5
+    listed = (tmp_path / "x.npz.skipped.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in listed[1:]] == [
+        str(tmp_path / "crops" / name) for name in ("a/2.png", "b/1.png")
+    ]
+    if workers == "0":
+        for name in ("a/1.png", "b/2.png"):
+            (tmp_path / "crops" / name).write_bytes(b"")
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2

@@ -1,5 +1,6 @@
 """LastCheckpoint: when `last.ckpt` is written, and what it knows."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from facelit import FaceRecognizer
 from facelit.backbones import VGG16
@@ -112,3 +115,22 @@ def test_from_python(tmp_path: Path, beside: str) -> None:
 def test_a_trial_run_writes_nothing(tmp_path: Path) -> None:
     main(["fit", "--config", str(make_run(tmp_path)), "--trainer.fast_dev_run", "1"])
     assert not list(tmp_path.glob("**/*.ckpt"))
+
+
+class SlowIO(TorchCheckpointIO):
+    """A disk that takes its time."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        time.sleep(0.2)
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def test_a_checkpoint_that_is_written_asynchronously_is_waited_for(tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, plugins=[AsyncCheckpointIO(SlowIO())], default_root_dir=tmp_path)
+    trainer.strategy.connect(BoringModel())
+    callback = LastCheckpoint()
+    callback.dirpath = tmp_path
+    callback._save(trainer)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO)  # for all other checkpoints

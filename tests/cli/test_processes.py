@@ -107,7 +107,15 @@ def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
         "--max-restarts",
         "2",
     ]
-    command = [*torchrun, str(ROOT / "main.py"), *arguments(tmp_path, "error"), "--run_name", "week", "--ckpt_path", "auto"]
+    command = [
+        *torchrun,
+        str(ROOT / "main.py"),
+        *arguments(tmp_path, "error"),
+        "--run_name",
+        "week",
+        "--ckpt_path",
+        "auto",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -13,6 +13,7 @@ from sklearn.model_selection import KFold
 from facelit.data.pairs import PairsFolder
 from facelit.data.pairs_bin import PairsBin, write_bin_of
 from facelit.errors import FacelitError
+from facelit.storage.pairs_bin import write_pairs_bin
 from tiny_run import write_crops, write_pairs
 
 
@@ -139,3 +140,16 @@ def test_lfw_as_a_bin(tmp_path: Path, lfw: Path) -> None:
     assert len(found.is_same) == 6000
     assert np.bincount(found.folds).tolist() == [0] + [600] * 10
     _assert_same(found, source)
+
+
+def test_a_file_with_all_genuine_pairs_first(tmp_path: Path) -> None:
+    """No number of folds helps; each kind is dealt out on its own, if asked for."""
+    files = [bytes([number]) for number in range(26)]
+    write_pairs_bin(files, [True] * 6 + [False] * 7, tmp_path / "sorted.bin")
+    with pytest.raises(FacelitError, match=r"fold 1 has no .* by_kind: true .* 6 genuine pairs among 13"):
+        PairsBin(tmp_path / "sorted.bin", folds=3)
+    source = PairsBin(tmp_path / "sorted.bin", folds=3, by_kind=True)
+    assert source.folds.tolist() == [1, 1, 2, 2, 3, 3, 1, 1, 1, 2, 2, 3, 3]
+    assert pickle.loads(pickle.dumps(source)).folds.tolist() == source.folds.tolist()
+    with pytest.raises(FacelitError, match="fewer folds"):
+        PairsBin(tmp_path / "sorted.bin", folds=7, by_kind=True)

@@ -107,7 +107,11 @@ def test_a_torchscript_program_is_refused_with_the_way_out(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "empty"), (b"hello there", "not a torch file of weights"), (b"PK\x03\x04 and no more", "truncated or damaged")],
+    [
+        (b"", "empty"),
+        (b"hello there", "not a torch file of weights"),
+        (b"PK\x03\x04 and no more", "truncated or damaged"),
+    ],
 )
 def test_what_is_no_file_of_torchs(content: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(content)

@@ -1,0 +1,87 @@
+"""What a loader's workers need, and what becomes of a run when one of them dies or is stuck."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from facelit.errors import FacelitError
+from facelit.storage.images import CROP_SIZE
+
+SHARED_MEMORY = "/dev/shm"
+"""Where Linux keeps the memory through which workers hand over their batches."""
+
+_CROP_BYTES = CROP_SIZE * CROP_SIZE * 3
+_AHEAD = 2
+"""Batches that torch's loaders let each worker read ahead."""
+
+
+class Load:
+    """A loader, as far as its workers' memory goes.
+
+    Args:
+        option: What sets the size of its batches, for messages.
+        batch_size: Images in a batch.
+        batches: Batches in an epoch.
+    """
+
+    def __init__(self, option: str, batch_size: int, batches: int) -> None:
+        self.option, self.batch_size, self.batches = option, batch_size, batches
+
+    def bytes(self, workers: int) -> int:
+        """Batches that are read ahead, and the one that is being used."""
+        return min(self.batches, _AHEAD * workers + 1) * self.batch_size * _CROP_BYTES
+
+
+def check_shared_memory(loads: Iterable[Load], workers: int, processes: int) -> None:
+    """Refuses a run whose workers would fill the machine's shared memory, and then hang or die.
+
+    Args:
+        loads: Loaders whose workers are ahead at the same time.
+        workers: Of each loader.
+        processes: Processes of the run on this machine.
+
+    Raises:
+        FacelitError: There is too little; Docker gives its containers 64 MB.
+    """
+    loads, free = list(loads), free_shared_memory()
+    if not workers or not loads or free is None:
+        return
+
+    def needed(count: int) -> int:
+        return processes * sum(load.bytes(count) for load in loads)
+
+    if needed(workers) <= free:
+        return
+    fitting = max((count for count in range(1, workers) if needed(count) <= free), default=0)
+    options = " and ".join(dict.fromkeys(f"{load.option} {load.batch_size}" for load in loads))
+    raise FacelitError(
+        f"data.num_workers {workers} with {options} keep up to {needed(workers) / 2**20:,.0f} MB in shared memory, and {SHARED_MEMORY}"
+        f" has {free / 2**20:,.0f} MB free. Give the container more (docker run --shm-size 8g, or --ipc host), or lower"
+        f" data.num_workers to {fitting}{'' if fitting else ' (reading in the main process)'}, or the batches."
+    )
+
+
+def free_shared_memory() -> int | None:
+    """Bytes; None where the system does not say."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except (AttributeError, OSError):  # Windows has no such call, macOS no such folder
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+def explain_lost_worker(error: RuntimeError) -> FacelitError | None:
+    """What to say where torch says that a worker died, or that none has answered; None about another error."""
+    text = str(error)
+    if text.startswith("DataLoader timed out"):
+        return FacelitError(
+            f"{text.splitlines()[0]}: the workers that read images have not delivered a batch in all that time. Is the disk still there? If it is only"
+            " slow, raise data.worker_timeout (0 waits for ever); data.num_workers 0 reads in the main process."
+        )
+    if text.startswith("DataLoader worker (pid"):
+        return FacelitError(
+            f"a worker that reads images died ({text.splitlines()[0]}). Usually memory has run out: lower data.num_workers or the"
+            f" batches, or give a container more shared memory (docker run --shm-size 8g; {SHARED_MEMORY})."
+        )
+    return None

@@ -1,0 +1,92 @@
+"""Workers without room in shared memory, workers that die, and workers that are stuck: a run ends in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from facelit.data import FaceDataModule, SyntheticFaces, VerificationSource
+from facelit.data import workers as module
+from facelit.data.workers import Load, check_shared_memory, explain_lost_worker
+from facelit.errors import FacelitError
+from facelit.storage.images import Crop
+
+MB = 2**20
+
+
+class Black(VerificationSource):
+    """Images of nothing; number 1 does what it is told."""
+
+    def __init__(self, count: int, act: str = "") -> None:
+        even = np.arange(0, count, 2)
+        super().__init__([""] * count, even, even + 1, even % 4 == 0, even % 3)
+        self.act = act
+
+    def image(self, number: int) -> Crop:
+        if self.act == "die" and number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.act == "stick" and number == 1:
+            time.sleep(60)
+        return np.zeros((112, 112, 3), np.uint8)
+
+
+def test_dockers_64_mb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four workers that are two batches ahead, and one batch in use: 9 x 256 x 37,632 bytes are 83 MB, which froze."""
+    monkeypatch.setattr(module, "free_shared_memory", lambda: 64 * MB)
+    data = FaceDataModule(verification={"x": Black(7000)}, eval_batch_size=256, num_workers=4)
+    with pytest.raises(
+        FacelitError, match=r"num_workers 4 with data\.eval_batch_size 256 keep up to 83 MB .* 64 MB free.*to 2,"
+    ):
+        data.setup("validate")
+    FaceDataModule(verification={"x": Black(7000)}, eval_batch_size=256, num_workers=2).setup("validate")
+    FaceDataModule(verification={"x": Black(1000)}, eval_batch_size=256, num_workers=4).setup("validate")  # 4 batches
+    FaceDataModule(verification={"x": Black(7000)}, eval_batch_size=256, num_workers=0).setup("validate")
+
+
+def test_training_and_verification_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_shared_memory", lambda: 10 * MB)
+    faces = SyntheticFaces(num_identities=10, images_per_identity=40)
+    sets: dict[str, VerificationSource] = {"x": Black(400)}
+    FaceDataModule(faces, sets, batch_size=40, eval_batch_size=40, num_workers=2)._check_shared_memory("validate")
+    both = FaceDataModule(faces, sets, batch_size=40, eval_batch_size=40, num_workers=2)
+    with pytest.raises(FacelitError, match=r"data\.batch_size 40 and data\.eval_batch_size 40 keep up to 14 MB.*to 1,"):
+        both._check_shared_memory("fit")
+
+
+def test_every_process_of_a_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "free_shared_memory", lambda: 64 * MB)
+    check_shared_memory([Load("data.batch_size", 128, 99)], 4, 1)
+    with pytest.raises(FacelitError, match="keep up to 83 MB"):
+        check_shared_memory([Load("data.batch_size", 128, 99)], 4, 2)
+    with pytest.raises(FacelitError, match=r"to 0 \(reading in the main process\)"):
+        check_shared_memory([Load("data.batch_size", 1024, 99)], 4, 2)
+
+
+def test_systems_that_do_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARED_MEMORY", "/no/such/folder")
+    check_shared_memory([Load("data.batch_size", 10**6, 99)], 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("act", "told"), [("die", "died .*shm-size"), ("stick", "not delivered a batch.*worker_timeout")]
+)
+def test_a_lost_worker_ends_the_run(act: str, told: str) -> None:
+    data = FaceDataModule(verification={"x": Black(8, act)}, eval_batch_size=2, num_workers=1, worker_timeout=3)
+    (loader,) = data.val_dataloader()
+    with pytest.raises(RuntimeError) as caught:
+        list(loader)
+    explained = explain_lost_worker(caught.value)
+    assert explained is not None
+    with pytest.raises(FacelitError, match=told):
+        raise explained
+
+
+def test_other_errors_are_their_own() -> None:
+    assert explain_lost_worker(RuntimeError("CUDA error")) is None
+    with pytest.raises(FacelitError, match="worker_timeout must be at least 0"):
+        FaceDataModule(worker_timeout=-1)
+    assert FaceDataModule(verification={"x": Black(4)}, num_workers=0).val_dataloader()[0].timeout == 0
