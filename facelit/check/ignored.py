@@ -18,6 +18,7 @@ from facelit.storage.images import IMAGE_SUFFIXES, is_image
 from facelit.storage.names import Names
 from facelit.storage.packed import MANIFEST
 from facelit.storage.progress import progress_bar
+from facelit.storage.walking import is_folder
 
 _OTHER_IMAGES = (
     *(".bmp", ".jfif", ".jpe", ".jp2", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"),
@@ -115,7 +116,7 @@ class _Walk:
                 if name and is_image(entry.name):  # even a folder of such a name, as in `FolderStore`
                     num_images += 1
                 else:
-                    (folders if entry.is_dir() else others).append(os.path.join(name, entry.name))
+                    (folders if is_folder(entry) else others).append(os.path.join(name, entry.name))
         for path in sorted(others):
             self.endings[os.path.splitext(path)[1].lower()] += 1
             self._blob += os.fsencode(path)
@@ -202,7 +203,7 @@ def _sets_below(root: Path) -> Iterator[tuple[str, str]]:
 
 def _folders_in(folder: str | Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.path for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return sorted(entry.path for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 def _images_in(folder: str) -> list[str]:

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile, Namespace
 
+from facelit.cli.plain_yaml import check_config_file
 from facelit.storage.paths import expand_path
 
 _SETS = "data.verification"
 
 
-class AddingConfigFile(ActionConfigFile):
+class PlainConfigFile(ActionConfigFile):
+    """`--config` with a file that may come from anybody."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Applies a file, if it looks like a configuration."""
+        path = expand_path(values) if isinstance(values, str) else values
+        if isinstance(path, str) and "\n" not in path:
+            check_config_file(Path(path))
+        super().__call__(parser, cfg, path, option_string)
+
+
+class AddingConfigFile(PlainConfigFile):
     """`--config`, whose verification sets are added to those of earlier files, as they are on the command line.
 
     A set of the same name and class is changed in what the later file says of it; `name: null` removes a set, and
@@ -22,7 +35,7 @@ class AddingConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Applies a file."""
         before = cfg.get(_SETS)
-        super().__call__(parser, cfg, expand_path(values) if isinstance(values, str) else values, option_string)
+        super().__call__(parser, cfg, values, option_string)
         after = cfg.get(_SETS)
         if isinstance(after, Mapping):
             cfg[_SETS] = _added(before if isinstance(before, Mapping) else {}, after)

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
+from facelit.cli.config_files import PlainConfigFile
 from facelit.errors import FacelitError
 
 
@@ -93,5 +94,5 @@ def make_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
             parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
             parser.add_argument(*flags, type=types[name], default=default, help=text)
-    parser.add_argument("--config", action="config", help="A YAML file with values for these options.")
+    parser.add_argument("--config", action=PlainConfigFile, help="A YAML file with values for these options.")
     return parser

@@ -31,6 +31,7 @@ from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError, is_image, read_file
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
+from facelit.storage.walking import is_folder
 
 INDEX_NAME = ".facelit-index.arrow"
 """The index beside the data; hidden, so that no listing takes it for an identity."""
@@ -240,7 +241,7 @@ def _subfolders(root: Path, is_root: bool = True) -> list[bytes]:
     try:
         with os.scandir(os.fsencode(root)) as entries:
             for entry in entries:
-                if entry.is_dir():
+                if is_folder(entry):
                     folders.append(entry.name)
                 elif is_image(os.fsdecode(entry.name)):
                     loose.append(os.fsdecode(entry.name))

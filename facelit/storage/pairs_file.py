@@ -11,6 +11,7 @@ from facelit.errors import FacelitError
 from facelit.storage.images import is_image
 from facelit.storage.people import comparable
 from facelit.storage.text import read_text
+from facelit.storage.walking import is_folder
 
 ImageKey = tuple[str, int]
 """A person's name and the number of one of their images, as a pairs file names an image."""
@@ -72,7 +73,7 @@ def read_pairs(
 
 
 def _read_header(path: Path, line_number: int, fields: list[str]) -> tuple[int, int]:
-    counts = [int(field) for field in fields if field.isdecimal()]
+    counts = [int(field) for field in fields if _is_number(field)]
     if len(counts) != len(fields) or len(counts) > 2 or not all(counts):
         raise FacelitError(
             f"{path}, line {line_number}: expected the number of folds and of pairs per fold (as in LFW's `10 300`),"
@@ -84,11 +85,21 @@ def _read_header(path: Path, line_number: int, fields: list[str]) -> tuple[int, 
 def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: bool) -> Pair:
     kind, form, width = ("genuine", "name i j", 3) if must_be_same else ("impostor", "name1 i name2 j", 4)
     for fields in ([field.strip() for field in row.split("\t")], row.split()):
-        if len(fields) == width and all(fields) and fields[1].isdecimal() and fields[-1].isdecimal():
+        if len(fields) == width and all(fields) and _is_number(fields[1]) and _is_number(fields[-1]):
             first, second = (fields[0], int(fields[1])), (fields[0 if must_be_same else 2], int(fields[-1]))
+            for name, _ in (first, second):
+                if "/" in name or "\0" in name or name in (".", ".."):
+                    raise FacelitError(
+                        f"{path}, line {line_number}: {name[:80]!r} is no name of a folder: it leads elsewhere."
+                    )
             return Pair(first, second, must_be_same, fold)
     hint = "" if len(row.split()) <= width else " Where a name has spaces in it, separate the fields by tabs."
     raise FacelitError(f"{path}, line {line_number}: expected the {kind} pair `{form}`, found {row[:80]!r}.{hint}")
+
+
+def _is_number(field: str) -> bool:
+    """Whether it is one that can count images: `int` refuses 5,000 digits."""
+    return field.isdecimal() and len(field) <= 9
 
 
 class PairImages:
@@ -130,7 +141,7 @@ class PairImages:
         if self._folders is None:
             self._folders = {}
             for entry in sorted(_entries(self.root), key=lambda entry: entry.name):
-                if entry.is_dir() and not entry.name.startswith("."):
+                if is_folder(entry) and not entry.name.startswith("."):
                     self._folders.setdefault(comparable(entry.name), []).append(entry.name)
         found = self._folders.get(comparable(name), [])
         if name in found:

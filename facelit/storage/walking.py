@@ -5,8 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from facelit.errors import FacelitError
+
+
+def is_folder(entry: os.DirEntry[Any]) -> bool:
+    """Whether it is a folder, or a link to one; a link that leads round in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
@@ -36,7 +45,7 @@ def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
                 listed = list(entries)
         except OSError as error:
             raise FacelitError(f"{folder}: cannot list this folder ({error.strerror or error}).") from None
-        folders = [entry for entry in listed if entry.is_dir()]
+        folders = [entry for entry in listed if is_folder(entry)]
         names = {entry.name for entry in folders}
         found[folder] = sorted(entry.name for entry in listed if entry.name not in names and is_wanted(entry.name))
         for entry in folders:

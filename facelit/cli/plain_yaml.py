@@ -1,0 +1,72 @@
+"""Refusing YAML that is no configuration, before a parser makes objects of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facelit.errors import FacelitError
+
+_DEEPEST = 50
+_MOST_NODES = 100_000
+_LARGEST = 10_000_000  # bytes
+
+
+def check_config_file(path: Path) -> None:
+    """Looks at a configuration file without building anything from it.
+
+    Where the file is absent this does nothing: the parser that reads it says so.
+
+    Raises:
+        FacelitError: It is no text, no YAML, too large or too deep for a configuration, or its aliases stand for more than a configuration
+            holds, or for what they lie in.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise FacelitError(f"{path}: {path.stat().st_size:,} bytes are too many for a configuration.")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise FacelitError(f"{path}: not a YAML file (it is not text in UTF-8).") from None
+    except OSError:
+        return
+    try:
+        _check(text, path)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise FacelitError(f"{path}{where}: not a YAML file ({reason}).") from None
+
+
+def _check(text: str, path: Path) -> None:
+    """Counts nodes as aliases multiply them; events come one by one, however deep the file is."""
+    sizes: dict[str, int] = {}
+    open_nodes: list[list[Any]] = [[None, 0]]  # anchor and number of nodes so far
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append([event.anchor, 1])
+            if len(open_nodes) > _DEEPEST:
+                raise FacelitError(
+                    f"{path}, {_line(event)}: nested more than {_DEEPEST} deep, which no configuration is."
+                )
+        elif isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in open_nodes):
+                raise FacelitError(f"{path}, {_line(event)}: *{event.anchor} stands for what it lies in.")
+            open_nodes[-1][1] += sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor] = 1
+            open_nodes[-1][1] += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+            sizes[anchor] = size
+            open_nodes[-1][1] += size
+        if open_nodes[-1][1] > _MOST_NODES:
+            raise FacelitError(
+                f"{path}, {_line(event)}: stands for more than {_MOST_NODES:,} values, which no configuration does."
+            )
+
+
+def _line(event: yaml.Event) -> str:
+    return f"line {event.start_mark.line + 1}"
