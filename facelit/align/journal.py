@@ -17,12 +17,8 @@ from typing import Any, NamedTuple
 
 from facelit.align.landmark_file import Lines
 from facelit.errors import FacelitError
+from facelit.storage import system
 from facelit.storage.files import replacing
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs at a time are not noticed there
-    fcntl = None  # type: ignore[assignment]  # a module, where there is one
 
 FOLDER = ".facelit-align"
 """Below the folder of crops; hidden, so that no listing takes it for an identity."""
@@ -77,7 +73,7 @@ class Journal:
             OSError: It cannot be written in full.
         """
         if self._file < 0:
-            self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+            self._file = os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | system.BINARY, 0o666)
         line = json.dumps(outcome).encode() + b"\n"
         if os.write(self._file, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -139,15 +135,8 @@ def locked(target: Path) -> Iterator[None]:
         FacelitError: Another run is at work there.
     """
     with open(target / FOLDER / _LOCK, "ab") as file:  # not the options: they are replaced
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FacelitError(
-                    f"{target}: another `facelit align` is at work here. Wait until it is done."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
+        if not system.lock(file, wait=False):
+            raise FacelitError(f"{target}: another `facelit align` is at work here. Wait until it is done.")
         for left in (target / FOLDER).glob(".*.tmp"):
             left.unlink(missing_ok=True)
         yield

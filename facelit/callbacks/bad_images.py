@@ -17,6 +17,7 @@ from facelit.data.identity_folder import IdentityFolder
 from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
 from facelit.lightning import logs_step
+from facelit.storage.system import lock
 
 FILE_NAME = "bad-images.tsv"
 
@@ -76,7 +77,7 @@ class BadImageLog(Callback):
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a+b") as file:
-            _lock(file.fileno())
+            lock(file, wait=True)
             self._read_news(file)
             for place, reason in news.items():
                 self._add(file, place, reason)
@@ -90,7 +91,7 @@ class BadImageLog(Callback):
         """Reads what has been added to the file, where anything has."""
         if self._path is not None and self._path.exists() and self._path.stat().st_size > self._read_to:
             with self._path.open("rb") as file:
-                _lock(file.fileno())
+                lock(file, wait=True)
                 self._read_news(file)
 
     def _read_news(self, file: IO[bytes]) -> None:
@@ -122,12 +123,3 @@ def _escaped(text: str) -> str:
     """Fit for a field of a line."""
     return text.translate({ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"})
 
-
-def _lock(file: int) -> None:
-    """Locks the file for this process until it is closed, if the system has such locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except (ImportError, OSError):
-        pass

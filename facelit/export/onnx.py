@@ -21,6 +21,9 @@ from facelit.export.runner import Floats, Runner
 OPSET = 18
 """The opset that torch's exporter writes without conversion; onnxruntime has read it since 1.14."""
 
+IR_VERSION = 8
+"""Of the file format: the newest that onnxruntime 1.14 reads. torch writes 10, which takes 1.18, and nothing of what came in between."""
+
 _LARGEST = 2**31 - 1  # bytes: protobuf's limit for one message
 
 
@@ -52,6 +55,12 @@ def write(graph: EmbeddingGraph, metadata: Metadata, path: Path) -> None:
         assert program is not None  # it is None only without `dynamo`
         for node in traversal.RecursiveGraphIterator(program.model.graph):
             node.metadata_props.clear()  # source lines with this machine's paths
+            for value in node.outputs:
+                value.metadata_props.clear()
+        for value in (*program.model.graph.inputs, *program.model.graph.initializers.values()):
+            value.metadata_props.clear()
+        program.model.graph.metadata_props.clear()
+        program.model.ir_version = IR_VERSION
         program.model.metadata_props[KEY] = metadata.to_json()
         program.save(path, external_data=False)
 

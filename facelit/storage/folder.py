@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError, is_image, read_file
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
+from facelit.storage.system import times_waited
 from facelit.storage.walking import is_folder
 
 INDEX_NAME = ".facelit-index.arrow"
@@ -300,17 +300,12 @@ def _for_each(folders: list[bytes], ask: Callable[[bytes], Answer], root: Path, 
 def _until_slow(pending: Iterator[bytes], ask_chunk: Callable[[list[bytes]], list[Answer]]) -> Iterator[list[Answer]]:
     """Chunks asked for by this thread, until most of a chunk's time goes into waiting for the disk."""
     while chunk := list(islice(pending, _CHUNK)):
-        wall, computing, waits = time.perf_counter(), time.thread_time(), _times_waited()
+        wall, computing, waits = time.perf_counter(), time.thread_time(), times_waited()
         yield ask_chunk(chunk)
         wall, computing = time.perf_counter() - wall, time.thread_time() - computing
         # A thread that other programs keep from computing is not waiting for the disk.
-        if wall > 0.1 and computing < wall / 2 and _times_waited() - waits >= len(chunk) / 2:
+        if wall > 0.1 and computing < wall / 2 and times_waited() - waits >= len(chunk) / 2:
             return
-
-
-def _times_waited() -> int:
-    """How often this thread has given up its core of its own accord (only Linux says so for a thread)."""
-    return resource.getrusage(getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)).ru_nvcsw
 
 
 def _merge(

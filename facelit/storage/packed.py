@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from facelit.storage.base import CropStore
 from facelit.storage.files import replacing
 from facelit.storage.images import BadImageError
 from facelit.storage.names import Names
+from facelit.storage.system import BINARY, allow_open_files, read_at
 
 MANIFEST = "facelit-pack.json"
 IDENTITIES = "identities.arrow"
@@ -134,7 +134,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = os.open(path, os.O_RDONLY)
+            self._file = os.open(path, os.O_RDONLY | BINARY)
         except OSError as error:
             raise FacelitError(f"{path}: cannot open this shard ({error.strerror}).") from None
         with _read_batches(path) as batches:
@@ -172,7 +172,7 @@ class Shard:
     def _read(self, blobs: list[_Blob], row: int) -> bytes:
         batch = bisect_right(self._starts, row) - 1
         start, size = blobs[batch].place(row - self._starts[batch])
-        data = os.pread(self._file, size, start)
+        data = read_at(self._file, size, start)
         if len(data) != size:
             raise EOFError(f"the shard is cut short: byte {start + len(data):,} is missing")
         return data
@@ -197,7 +197,7 @@ class PackedStore(CropStore):
                 " stopped."
             )
         self.identities: Sequence[str] = read_identities(self.path, self.manifest)
-        _allow_open_files(len(self.manifest.shards))
+        allow_open_files(len(self.manifest.shards))
         self.shards = [self._open(number, *shard) for number, shard in enumerate(self.manifest.shards)]
         self._starts: list[int] = np.cumsum([0, *map(len, self.shards)]).tolist()
         self.labels = np.concatenate([shard.identity for shard in self.shards])
@@ -256,15 +256,6 @@ class PackedStore(CropStore):
         if self.manifest.checksums and shard.label_checksum != self.manifest.checksums[number][0]:
             raise FacelitError(f"{path}: its labels are not those that were packed (wrong checksum). {AGAIN}")
         return shard
-
-
-def _allow_open_files(count: int) -> None:
-    """Raises this process's own limit of open files, where the system lets it: each shard is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + count if hard == resource.RLIM_INFINITY else min(hard, soft + count)
-    if count > soft // 4 and wanted > soft:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _reopen(folder: Path, manifest: Manifest) -> PackedStore:

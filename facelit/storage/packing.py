@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import zlib
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from facelit.errors import FacelitError
-from facelit.storage import processes
+from facelit.storage import processes, system
 from facelit.storage.arrow import column_of, new_file
 from facelit.storage.base import CropStore
 from facelit.storage.files import replacing
@@ -138,12 +137,8 @@ def _held(source: CropStore, target: Path) -> Iterator[None]:
         raise FacelitError(f"{target}: exists and is no unfinished pack. Pack to a new folder.")
     target.mkdir(parents=True, exist_ok=True)
     with open(target / _LOCK, "wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FacelitError(f"{target}: another program is packing to this folder.") from None
-        except OSError:
-            pass  # a file system without locks
+        if not system.lock(lock, wait=False):
+            raise FacelitError(f"{target}: another program is packing to this folder.")
         for leftover in target.glob("*.tmp"):
             leftover.unlink()
         yield

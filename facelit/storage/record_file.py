@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
+from facelit.storage.system import read_at
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = MAGIC.to_bytes(4, "little")
@@ -187,7 +188,7 @@ class RecordFile:
     def _read(self, start: int, size: int, record: int) -> bytes:
         """Bytes of the file, for the record at `record`."""
         try:
-            data = os.pread(self._file.fileno(), size, start)
+            data = read_at(self._file.fileno(), size, start)
         except OSError as error:
             raise RecordError(record, f"cannot be read ({error.strerror})") from None
         if len(data) < size:

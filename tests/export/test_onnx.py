@@ -52,6 +52,18 @@ def test_no_path_of_this_machine_is_in_the_file(exported) -> None:
     assert b"graph.py" not in exported.path.read_bytes()
 
 
+def test_the_oldest_runtime_named_reads_it(exported) -> None:
+    """onnxruntime 1.14 came with ONNX 1.13: format version 8, opset 18; what it cannot know must not be in the file."""
+    onnx = pytest.importorskip("onnx")
+    written = onnx.load(exported.path)
+    assert (written.ir_version, [(one.domain, one.version) for one in written.opset_import]) == (8, [("", 18)])
+    onnx.checker.check_model(written, full_check=True)
+    assert not any(node.metadata_props or node.overload for node in written.graph.node)
+    assert not any(value.metadata_props for value in [*written.graph.value_info, *written.graph.input, *written.graph.initializer])
+    assert not written.graph.metadata_props
+    assert not written.functions
+
+
 def test_one_file(exported) -> None:
     """Weights lie inside, not in a file beside it."""
     assert [path.name for path in exported.path.parent.iterdir()] == ["face.onnx"]

@@ -1,0 +1,50 @@
+"""Where the system lacks what Windows lacks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from facelit.storage import system
+
+
+def test_nothing_needs_what_windows_lacks(tmp_path: Path) -> None:
+    """Packing, listing, RecordIO, align's journal and all the rest of storage are imported without these modules and functions."""
+    code = """
+import os, pkgutil, sys
+sys.modules.update(fcntl=None, resource=None)
+del os.pread, os.sched_getaffinity
+import facelit.storage, facelit.align.journal, facelit.callbacks.bad_images, facelit.check.scan
+for module in pkgutil.iter_modules(facelit.storage.__path__):
+    __import__(f"facelit.storage.{module.name}")
+from facelit.storage.system import allow_open_files, lock, read_at, times_waited
+allow_open_files(100_000)
+with open(sys.argv[1], "rb") as file:
+    assert lock(file, wait=False) and times_waited() == 0
+    assert [read_at(file.fileno(), 3, start) for start in (2, 0, 9)] == [b"cde", b"abc", b""]
+"""
+    path = tmp_path / "letters.txt"
+    path.write_text("abcdef")
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+def test_locks_keep_others_out(tmp_path: Path) -> None:
+    with open(tmp_path / "lock", "wb") as one, open(tmp_path / "lock", "ab") as other:
+        assert system.lock(one, wait=False)
+        assert not system.lock(other, wait=False)
+        one.close()
+        assert system.lock(other, wait=True)
+
+
+@pytest.mark.skipif("not hasattr(os, 'pread')")
+def test_positioned_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"abcdef")
+    file = os.open(tmp_path / "file", os.O_RDONLY | system.BINARY)
+    assert system.read_at(file, 3, 2) == b"cde"
+    monkeypatch.delattr(os, "pread")
+    assert system.read_at(file, 3, 2) == b"cde"
+    os.close(file)
