@@ -10,14 +10,14 @@ import numpy as np
 
 from facelit.errors import FacelitError
 from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
-from facelit.inference.photos import Crops, Photo
+from facelit.inference.photos import Crops, Photo, as_photos
 from facelit.storage.images import BadImageError, Crop
 from facelit.storage.people import comparable
 from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
 
-People = Mapping[str, Sequence[Photo]]
-"""Photos by the name of the person."""
+People = Mapping[str, Photo | Sequence[Photo]]
+"""Photos by the name of the person: one, or several."""
 
 OnBadPhoto = Literal["error", "skip"]
 _BATCH, _SHOWN, _WORTH_A_BAR = 64, 3, 100
@@ -111,7 +111,7 @@ def _one_each(people: People) -> dict[str, list[Photo]]:
     spelling: dict[str, str] = {}
     photos: dict[str, list[Photo]] = {}
     for name, ones in people.items():
-        photos.setdefault(spelling.setdefault(comparable(name), name), []).extend(ones)
+        photos.setdefault(spelling.setdefault(comparable(name), name), []).extend(as_photos(ones))
     return photos
 
 

@@ -161,7 +161,8 @@ class FaceModel:
         """Embeds faces.
 
         Args:
-            images: Crops, uint8 RGB (N, 112, 112, 3) or (112, 112, 3); or paths of crops; or photos unless `aligned`.
+            images: Crops, uint8 RGB (N, 112, 112, 3) or (112, 112, 3); or paths of crops; or photos unless `aligned`. PIL images,
+                tensors, grey pixels and floats are converted: `facelit.inference.pixels.to_pixels`.
             batch_size: The number of crops that go through the network at once.
             flip_average: Whether to average each crop's embedding with its mirror image's; see the attribute `flip_average`.
             aligned: Whether the images are aligned crops. Otherwise faces are detected first.
@@ -331,7 +332,7 @@ class FaceModel:
     def _batches(
         self, images: Photo | Sequence[Photo], batch_size: int, aligned: bool, which: Which
     ) -> Iterator[Crops]:
-        if isinstance(images, np.ndarray) and aligned:
+        if aligned and isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.shape[-1] == 3:
             crops = check_crops(images[None] if images.ndim == 3 else images)
             for start in range(0, len(crops), batch_size):
                 yield crops[start : start + batch_size]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from facelit.align.detectors import check_detector
 from facelit.errors import FacelitError
+from facelit.inference.pixels import to_pixels
 from facelit.storage.images import CROP_SIZE, BadImageError, Crop, read_crop
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ Crops = npt.NDArray[np.uint8]
 """Crops: uint8, RGB, shape (N, 112, 112, 3)."""
 
 Photo = str | Path | npt.NDArray[np.uint8]
-"""A path, or pixels: uint8 RGB (H, W, 3)."""
+"""A path; or pixels, uint8 RGB (H, W, 3). In Python, everything that `facelit.inference.pixels.to_pixels` takes."""
 
 Which = Literal["largest", "central", "all"]
 
@@ -64,8 +66,9 @@ class FaceFinder:
         Raises:
             BadImageError: The photo cannot be read, or is not a crop.
             NoFaceError: There is no face in it.
-            FacelitError: The detector is not installed.
+            FacelitError: The detector is not installed, or it is nothing that `to_pixels` takes.
         """
+        photo = to_pixels(photo)
         if aligned:
             return FoundFaces([_read_aligned(photo)], 1)
         from facelit.align import align_photo, open_detector
@@ -95,10 +98,15 @@ class _Counting:
 
 
 def as_photos(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
-    """One or several photos as a sequence. An array of four dimensions counts as several."""
-    if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim == 3):
-        return [images]
-    return list(images) if isinstance(images, np.ndarray) else images
+    """One photo, or several, as a sequence. An array of four dimensions is several.
+
+    Raises:
+        FacelitError: It is neither.
+    """
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return list(images) if images.ndim == 4 else [images]
+    # Numbers and None are no photo either: `to_pixels` says so.
+    return images if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray) else [images]
 
 
 def check_crops(crops: Any) -> Crops:
@@ -127,5 +135,6 @@ def _read_aligned(photo: Photo) -> Crop:
 
 
 def place_of(photo: Photo) -> str:
-    """The photo's name in messages."""
-    return f"an image of {photo.shape[1]}x{photo.shape[0]}" if isinstance(photo, np.ndarray) else str(photo)
+    """What a message calls a photo."""
+    pixels = to_pixels(photo)
+    return f"an image of {pixels.shape[1]}x{pixels.shape[0]}" if isinstance(pixels, np.ndarray) else str(pixels)

@@ -80,10 +80,8 @@ def decode_image(data: bytes | memoryview, check_size: Callable[[int, int], None
                 if check_size is not None:
                     check_size(*image.size)
                 pixels = _pixels(data, image)
-                orientation = 1
-                with suppress(Exception):  # EXIF data may be damaged without any harm to the picture
-                    # Afterwards: TIFF's decoder turns the picture itself, and then forgets the tag.
-                    orientation = int(image.getexif().get(_ORIENTATION, 1))
+                # Afterwards: TIFF's decoder turns the picture itself, and then forgets the tag.
+                return _upright(pixels, image)
     except (UndecodableError, FacelitError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -95,6 +93,26 @@ def decode_image(data: bytes | memoryview, check_size: Callable[[int, int], None
         raise UndecodableError(why_unidentified(bytes(data[:16]))) from None
     except Exception as error:  # decoders, and plugins, raise all kinds on damaged files
         raise UndecodableError(_words(error)) from None
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """An opened image by the same rule; without a file's bytes, damage in a JPEG cannot be told.
+
+    Raises:
+        UndecodableError: It cannot be decoded, or its white is unknown.
+    """
+    try:
+        return _upright(_in_rgb(image), image)
+    except (UndecodableError, MemoryError):
+        raise
+    except Exception as error:
+        raise UndecodableError(_words(error)) from None
+
+
+def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
+    orientation = 1
+    with suppress(Exception):  # EXIF data may be damaged without any harm to the picture
+        orientation = int(image.getexif().get(_ORIENTATION, 1))
     turn = _TURNED.get(orientation)
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
@@ -140,6 +158,11 @@ def _pixels(data: bytes | memoryview, image: Image.Image) -> Pixels:
         except ValueError as error:
             if reason := damage_of_jpeg(error, data):
                 raise UndecodableError(reason) from None
+    return _in_rgb(image)
+
+
+def _in_rgb(image: Image.Image) -> Pixels:
+    """Pillow's pixels as they are stored, whatever the mode."""
     if image.mode == "F":
         raise UndecodableError("its pixels are floating-point numbers, whose white is unknown", "Convert it to 8 bits.")
     if image.mode.startswith("I"):

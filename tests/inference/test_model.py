@@ -184,11 +184,51 @@ def test_photos_are_aligned_first(trained: TrainedRun, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "crops",
-    [np.zeros((1, 112, 112, 3), np.float32), np.zeros((2, 3, 112, 112), np.uint8), np.zeros((112, 112), np.uint8)],
+    [
+        *(np.full((112, 112, 3), value, np.float32) for value in (-1, 256, np.nan)),
+        *(np.zeros(shape, np.uint8) for shape in ((112, 112, 5), (112,), (1, 1, 112, 112, 3), (112, 0, 3))),
+        *(np.zeros((112, 112, 3), dtype) for dtype in (bool, np.int64, complex)),
+        *(None, 3, {"a": 1}, [[0, 1], [2, 3]], Image.fromarray(np.zeros((112, 112), np.float32))),
+    ],
 )
-def test_other_arrays_are_refused(model: FaceModel, crops: Any) -> None:
-    with pytest.raises(FacelitError, match=r"uint8 RGB of shape \(N, 112, 112, 3\), not"):
-        model.embed(crops)
+def test_what_is_no_image_is_refused_in_one_line(model: FaceModel, crops: Any) -> None:
+    for call in (lambda: model.embed(crops), lambda: model.verify(crops, crops, threshold=0), lambda: model.enrol({"a": crops})):
+        with pytest.raises(FacelitError, match="An image is a path|crops are uint8 RGB of shape"):
+            call()
+
+
+def test_crops_of_another_size_are_refused(model: FaceModel) -> None:
+    for crops in (np.zeros((1, 96, 112, 3), np.uint8), torch.zeros(3, 96, 112), Image.new("L", (112, 96))):
+        with pytest.raises(FacelitError, match=r"uint8 RGB of shape \(N, 112, 112, 3\), not"):
+            model.embed(crops)
+
+
+def test_whatever_holds_the_same_picture(model: FaceModel, paths: list[Path]) -> None:
+    """PIL images, tensors, floats, bytes: the embedding is the file's."""
+    pixels = read(paths[0])[0]
+    chw = torch.from_numpy(pixels).permute(2, 0, 1)
+    alpha = np.concatenate([pixels, np.full((112, 112, 1), 255, np.uint8)], axis=2)
+    expected = model.embed(paths[0])
+    for image in (
+        *(str(paths[0]), paths[0].read_bytes(), Image.open(paths[0]), pixels, alpha, pixels.transpose(2, 0, 1)),
+        *(pixels / 255, (pixels / 255).astype(np.float32), pixels.astype(np.float64), pixels.astype(np.uint16) * 257),
+        *(chw, chw / 255, chw.permute(1, 2, 0), chw[None], (chw / 255).double().requires_grad_()),
+    ):
+        for one in (image, [image]) if getattr(image, "ndim", 3) < 4 else (image,):
+            np.testing.assert_allclose(model.embed(one), expected, atol=1e-6)
+    grey = pixels[..., 1]
+    expected = model.embed(np.repeat(grey[..., None], 3, axis=2))
+    for image in (grey, grey[..., None], Image.fromarray(grey), torch.from_numpy(grey.copy()), torch.from_numpy(grey[None] / 255)):
+        np.testing.assert_allclose(model.embed(image), expected, atol=1e-6)
+    assert model.verify(Image.open(paths[0]), chw / 255, threshold=0.99).same
+    assert model.embed(Image.open(paths[0]), aligned=True).shape == (1, expected.shape[1])
+
+
+def test_people_in_a_dict(model: FaceModel, paths: list[Path]) -> None:
+    """One photo each need no list: a path was taken for a list of letters."""
+    gallery = model.enrol({"a": str(paths[0]), "b": Image.open(paths[3]), "c": [paths[6], read(paths[7])[0]]}, template="all")
+    assert gallery.names == ["a", "b", "c"]
+    assert gallery.owners.tolist() == [0, 1, 2, 2]
 
 
 def test_loading_leaves_the_random_state_alone(trained: TrainedRun) -> None:
