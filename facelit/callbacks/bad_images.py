@@ -122,4 +122,3 @@ def _count(images: set[str]) -> str:
 def _escaped(text: str) -> str:
     """Fit for a field of a line."""
     return text.translate({ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"})
-

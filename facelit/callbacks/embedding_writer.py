@@ -73,7 +73,8 @@ class EmbeddingWriter(Callback):
         self.skipped = {image.place: image.reason for _, image in sorted(bad.items())}
         if len(bad) == len(self._names):
             place, reason = next(iter(self.skipped.items()))
-            raise FacelitError(f"predict: none of {len(bad):,} crops can be read, for example {place}: {reason}.")
+            hint = " Other sizes are resized on request: --data.predict_resize true" if "112x112" in reason else ""
+            raise FacelitError(f"predict: none of {len(bad):,} crops can be used, for example {place}: {reason}.{hint}")
         if trainer.is_global_zero:
             kept = [number for number in range(len(self._names)) if number not in bad]
             names = np.array([self._names[number] for number in kept])

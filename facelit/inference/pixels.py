@@ -79,6 +79,8 @@ def _bytes_of(array: npt.NDArray[Any]) -> Pixels:
         raise FacelitError(f"{_TAKEN}; not {array.dtype} {array.shape}.")
     low, high = float(array.min()), float(array.max())
     if not 0 <= low <= high <= 255:  # NaN neither
-        hint = " Are they normalised for a network? Hand over the picture itself." if -10 < low < 0 and high < 10 else ""
+        hint = (
+            " Are they normalised for a network? Hand over the picture itself." if -10 < low < 0 and high < 10 else ""
+        )
         raise FacelitError(f"{_TAKEN}; not floats from {low:g} to {high:g}.{hint}")
     return (array * (255 if high <= 1 else 1)).round().astype(np.uint8)

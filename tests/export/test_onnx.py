@@ -59,7 +59,9 @@ def test_the_oldest_runtime_named_reads_it(exported) -> None:
     assert (written.ir_version, [(one.domain, one.version) for one in written.opset_import]) == (8, [("", 18)])
     onnx.checker.check_model(written, full_check=True)
     assert not any(node.metadata_props or node.overload for node in written.graph.node)
-    assert not any(value.metadata_props for value in [*written.graph.value_info, *written.graph.input, *written.graph.initializer])
+    assert not any(
+        value.metadata_props for value in [*written.graph.value_info, *written.graph.input, *written.graph.initializer]
+    )
     assert not written.graph.metadata_props
     assert not written.functions
 

@@ -192,8 +192,12 @@ def test_photos_are_aligned_first(trained: TrainedRun, tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_image_is_refused_in_one_line(model: FaceModel, crops: Any) -> None:
-    for call in (lambda: model.embed(crops), lambda: model.verify(crops, crops, threshold=0), lambda: model.enrol({"a": crops})):
-        with pytest.raises(FacelitError, match="An image is a path|crops are uint8 RGB of shape"):
+    for call in (
+        lambda: model.embed(crops),
+        lambda: model.verify(crops, crops, threshold=0),
+        lambda: model.enrol({"a": crops}),
+    ):
+        with pytest.raises(FacelitError, match=r"An image is a path|crops are uint8 RGB of shape"):
             call()
 
 
@@ -218,7 +222,13 @@ def test_whatever_holds_the_same_picture(model: FaceModel, paths: list[Path]) ->
             np.testing.assert_allclose(model.embed(one), expected, atol=1e-6)
     grey = pixels[..., 1]
     expected = model.embed(np.repeat(grey[..., None], 3, axis=2))
-    for image in (grey, grey[..., None], Image.fromarray(grey), torch.from_numpy(grey.copy()), torch.from_numpy(grey[None] / 255)):
+    for image in (
+        grey,
+        grey[..., None],
+        Image.fromarray(grey),
+        torch.from_numpy(grey.copy()),
+        torch.from_numpy(grey[None] / 255),
+    ):
         np.testing.assert_allclose(model.embed(image), expected, atol=1e-6)
     assert model.verify(Image.open(paths[0]), chw / 255, threshold=0.99).same
     assert model.embed(Image.open(paths[0]), aligned=True).shape == (1, expected.shape[1])
@@ -226,7 +236,9 @@ def test_whatever_holds_the_same_picture(model: FaceModel, paths: list[Path]) ->
 
 def test_people_in_a_dict(model: FaceModel, paths: list[Path]) -> None:
     """One photo each need no list: a path was taken for a list of letters."""
-    gallery = model.enrol({"a": str(paths[0]), "b": Image.open(paths[3]), "c": [paths[6], read(paths[7])[0]]}, template="all")
+    gallery = model.enrol(
+        {"a": str(paths[0]), "b": Image.open(paths[3]), "c": [paths[6], read(paths[7])[0]]}, template="all"
+    )
     assert gallery.names == ["a", "b", "c"]
     assert gallery.owners.tolist() == [0, 1, 2, 2]
 
