@@ -28,6 +28,7 @@ from facelit.callbacks import (
     RunStopped,
     VerificationCallback,
 )
+from facelit.callbacks.checkpoint_files import CheckpointFiles, explain_disk
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.config_files import AddingConfigFile, expand_paths
 from facelit.cli.errors import explain, name_broken_config
@@ -219,6 +220,7 @@ def main(args: ArgsType = None) -> None:
     processes = Processes(typed)
     processes.watch()
     LastCheckpoint.newest = None
+    CheckpointFiles.folder = None
     try:
         cli = FacelitCLI(
             FaceRecognizer,
@@ -247,13 +249,15 @@ def main(args: ArgsType = None) -> None:
         print(f"facelit: error: {message}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        lost = explain_lost_worker(error) if isinstance(error, RuntimeError) else None
+        told = explain_lost_worker(error) if isinstance(error, RuntimeError) else None
+        if isinstance(error, OSError):
+            told = explain_disk(error)
         if world_size() > 1:
             what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            processes.fail(error, lost or what)
-        if lost is None:
+            processes.fail(error, told or what)
+        if told is None:
             raise
-        print(f"facelit: error: {lost}", file=sys.stderr)
+        print(f"facelit: error: {told}", file=sys.stderr)
         sys.exit(2)
     writers = [one for one in cli.trainer.callbacks if isinstance(one, EmbeddingWriter)]
     if cli.subcommand == "predict" and any(writer.skipped for writer in writers):

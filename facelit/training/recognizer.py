@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from facelit.callbacks.bad_images import BadImageLog
+from facelit.callbacks.checkpoint_files import CheckpointFiles
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.pending_validation import PendingValidation
 from facelit.callbacks.random_state import RandomState
@@ -142,7 +143,7 @@ class FaceRecognizer(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs, however its trainer was made."""
         own = (self.weight_average, self._random_state, self._pending_validation, self.optimization.schedule_length)
-        return [self._stop_signals, StopOnNonFiniteLoss(), BadImageLog(), *own]
+        return [self._stop_signals, CheckpointFiles(), StopOnNonFiniteLoss(), BadImageLog(), *own]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The network's optimizer and schedule for Lightning; the head's own is kept aside."""
