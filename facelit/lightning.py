@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from math import inf
 from typing import Any, NamedTuple
 
-from lightning_fabric.plugins.environments import SLURMEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, subprocess_script
 from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException as CompilationError
-from torch.distributed import Store, is_available, is_initialized
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed import is_available, is_initialized
+from torch.distributed.distributed_c10d import PrefixStore, Store, _get_default_store
 from torch.optim import Optimizer
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "forget_finished_epoch",
     "forget_validation",
     "ignore_hpc_checkpoints",
+    "is_first_process",
     "logs_step",
     "made_by_command_line",
     "on_signals",
@@ -48,6 +51,7 @@ __all__ = [
     "replace_process_observer",
     "replace_sigterm_check",
     "requeue_signal",
+    "separate_restarts",
     "set_max_steps",
     "spawns_processes",
     "stops_after_batch",
@@ -68,6 +72,7 @@ PRIVATE_NAMES = {
     "_should_check_val_fx": "a checkpoint does not know that a validation was due, and a resumed run leaves it out",
     "_data_fetcher": "the same",
     "_launch_process_observer": "a run of several processes ends with SIGKILL when one fails, and does not say why",
+    "_create_c10d_store": "processes that torchrun has restarted may try to reach those of the start before",
     "_get_default_store": "the others do not know why a process failed",
     "_accelerator_connector": "SLURM's signal before the time limit does not put the job back into the queue",
     "_hpc_resume_path": "under SLURM a new run takes up the hpc_ckpt_N.ckpt of any other run in its folder, unasked",
@@ -241,7 +246,22 @@ def requeue_signal(trainer: Trainer) -> int | None:
     return environment.requeue_signal
 
 
-class _OwnCheckpointsOnly(_CheckpointConnector):
+def separate_restarts(number: str) -> None:
+    """Keeps what processes tell each other in a restart by torchrun apart from what they told each other before.
+
+    torchrun keeps its store: a process that is quicker than another finds that one's old address in it. The number must be
+    the same on all processes, and is on one machine only; over several, `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` does it.
+    """
+    rendezvous: Any = import_module("torch.distributed.rendezvous")  # torch.distributed has a function of this name
+    create = rendezvous._create_c10d_store
+
+    def create_apart(*args: Any, **options: Any) -> Store:
+        return PrefixStore(f"restart-{number}", create(*args, **options))
+
+    rendezvous._create_c10d_store = create_apart
+
+
+class _OwnCheckpointsOnly(_CheckpointConnector):  # type: ignore[misc]  # untyped there
     _hpc_resume_path = None
 
 
@@ -255,6 +275,11 @@ class CommandLineWins:
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing, where Lightning would merge the checkpoint's hyperparameters into the configuration."""
+
+
+def is_first_process() -> bool:
+    """Whether this is process 0 of the run, also before the processes know each other."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 def made_by_command_line() -> bool:

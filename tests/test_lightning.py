@@ -6,6 +6,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,20 @@ def _launch_process_observer(folder: Path) -> None:
         subprocess_script._launch_process_observer = original
 
 
+def _create_c10d_store(folder: Path) -> None:
+    """What an earlier start has left in a store is not found by the next."""
+    rendezvous: Any = import_module("torch.distributed.rendezvous")
+    original, store = rendezvous._create_c10d_store, torch.distributed.HashStore()
+    assert "_create_c10d_store(" in inspect.getsource(rendezvous._env_rendezvous_handler)
+    try:
+        rendezvous._create_c10d_store = lambda *args: store
+        store.set("address", "old")
+        lightning.separate_restarts("1")
+        assert not rendezvous._create_c10d_store("host", 1).check(["address"])
+    finally:
+        rendezvous._create_c10d_store = original
+
+
 def _get_default_store(folder: Path) -> None:
     assert lightning.default_store() is None
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -293,6 +308,7 @@ PROBES: dict[str, Callable[[Path], None]] = {
     "_should_check_val_fx": _validation_follows,
     "_data_fetcher": _validation_follows,
     "_launch_process_observer": _launch_process_observer,
+    "_create_c10d_store": _create_c10d_store,
     "_get_default_store": _get_default_store,
     "_accelerator_connector": _accelerator_connector,
     "_hpc_resume_path": _hpc_resume_path,

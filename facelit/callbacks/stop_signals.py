@@ -59,7 +59,7 @@ class StopSignals(Callback):
     """Whether the run of this process has agreed to stop: other processes then end, too, and that is no failure."""
 
     def __init__(self, ctrl_c: bool = False) -> None:
-        self._signals = [signal.SIGTERM, *([signal.SIGINT] if ctrl_c else [])]
+        self._signals: list[int] = [signal.SIGTERM, *([signal.SIGINT] if ctrl_c else [])]
         self._signals += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
         self._requeue_signal: int | None = None
         self._received = self._agreed = 0

@@ -16,7 +16,7 @@ from facelit.callbacks import LastCheckpoint, StopSignals
 from facelit.cli.way_on import way_on
 from facelit.distributed import rank, world_size
 from facelit.errors import FacelitError
-from facelit.lightning import default_store, replace_process_observer
+from facelit.lightning import default_store, replace_process_observer, separate_restarts
 
 _KEY = "facelit/cause"
 _SECONDS_TO_FIND_OUT = 10.0
@@ -49,6 +49,9 @@ class Processes:
     def watch(self) -> None:
         """Ends this process when the one that started it is gone, and all when one that it started fails."""
         replace_process_observer(self._observe)
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if restart != "0" and os.environ.get("GROUP_WORLD_SIZE") == "1":
+            separate_restarts(restart)
         if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
             threading.Thread(target=_follow, args=(os.getppid(),), daemon=True, name="launcher-watch").start()
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch.distributed as dist
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
+from facelit.lightning import is_first_process
 
 AUTO = "auto"
 
@@ -48,7 +49,7 @@ def use_run(config: Namespace, command: str) -> None:
         )
     elif config.ckpt_path == "last":
         config.ckpt_path = str(last)
-    if command == "fit" and rank_zero_only.rank == 0:
+    if command == "fit" and is_first_process():
         _keep_metrics(folder)
 
 

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities.rank_zero import rank_zero_info
 
 from facelit import backbones, heads
 from facelit.callbacks import (
@@ -43,7 +43,7 @@ from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.data.workers import explain_lost_worker
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
-from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints
+from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints, is_first_process
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
 from facelit.training.recognizer import FaceRecognizer
 
@@ -125,7 +125,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             raise FacelitError(NO_TRAINING_SET)
         if self.subcommand == "fit" and config.model.init_backbone is not None:
             adopt_init_backbone(config.model)
-        use_run(config, self.subcommand)
+        use_run(config, str(self.subcommand))
         if self.subcommand != "fit":
             config.data.train = None
             if config.ckpt_path is None:
@@ -236,7 +236,7 @@ def main(args: ArgsType = None) -> None:
     except RunStopped as stop:
         processes.wait()
         _say_stopped(stop, typed)
-        if stop.requeue and rank_zero_only.rank == 0:
+        if stop.requeue and is_first_process():
             requeue(typed)
         sys.exit(stop.code)
     except KeyboardInterrupt:
@@ -266,7 +266,7 @@ def main(args: ArgsType = None) -> None:
 
 def _say_stopped(stop: RunStopped, arguments: Sequence[str]) -> None:
     """The last line of a run that was told to stop; of its first process only."""
-    if rank_zero_only.rank == 0:
+    if is_first_process():
         what = "stopped by" if stop.step is None else f"stopped by {stop.cause} after step {stop.step}."
         rest = f" {stop.cause}." if stop.step is None else f" {way_on(arguments, LastCheckpoint.newest)}"
         print(f"facelit: {what}{rest}", file=sys.stderr)
