@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
+from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -126,7 +128,7 @@ def _signal_connector(folder: Path) -> None:
 
     class Handled(Module):
         def setup(self, stage: str) -> None:
-            lightning.on_signals(self.trainer, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN))
+            lightning.on_signals(self.trainer, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN) and None)
 
     fit(Handled(look), folder, max_epochs=1)
     assert set(seen) == {signal.SIG_IGN}
@@ -213,7 +215,7 @@ def _launch_process_observer(folder: Path) -> None:
 def _create_c10d_store(folder: Path) -> None:
     """What an earlier start has left in a store is not found by the next."""
     rendezvous: Any = import_module("torch.distributed.rendezvous")
-    original, store = rendezvous._create_c10d_store, torch.distributed.HashStore()
+    original, store = rendezvous._create_c10d_store, HashStore()
     assert "_create_c10d_store(" in inspect.getsource(rendezvous._env_rendezvous_handler)
     try:
         rendezvous._create_c10d_store = lambda *args: store
@@ -226,7 +228,7 @@ def _create_c10d_store(folder: Path) -> None:
 
 def _get_default_store(folder: Path) -> None:
     assert lightning.default_store() is None
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         store = lightning.default_store()
         assert store is not None

@@ -254,7 +254,7 @@ def main(args: ArgsType = None) -> None:
             told = explain_disk(error)
         if world_size() > 1:
             what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            processes.fail(error, told or what)
+            processes.fail(told or error, str(told or what))
         if told is None:
             raise
         print(f"facelit: error: {told}", file=sys.stderr)

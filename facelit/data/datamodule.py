@@ -19,6 +19,7 @@ from facelit.data.reading import CropReader, EncodedCrops, OnBadImage
 from facelit.data.resuming import TrainLoader, begin_at_epoch, fingerprint
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
+from facelit.data.worker_signals import leave_signals_to_main
 from facelit.data.workers import Load, check_shared_memory
 from facelit.errors import FacelitError
 from facelit.storage.images import list_images
@@ -288,6 +289,7 @@ class FaceDataModule(LightningDataModule):
             "timeout": self.worker_timeout if self.num_workers else 0,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": leave_signals_to_main,
             # Its own generator: making an iterator must not advance the one that dropout draws from.
             "generator": torch.Generator().manual_seed(self.seed),
         }
