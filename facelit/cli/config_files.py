@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]  # exported, but not where mypy looks
 
 from facelit.cli.plain_yaml import check_config_file
 from facelit.storage.paths import expand_path
@@ -22,7 +22,7 @@ class PlainConfigFile(ActionConfigFile):
         path = expand_path(values) if isinstance(values, str) else values
         if isinstance(path, str) and "\n" not in path:
             check_config_file(Path(path))
-        super().__call__(parser, cfg, path, option_string)
+        super().__call__(parser, cfg, path, option_string)  # type: ignore[no-untyped-call]  # jsonargparse's own
 
 
 class AddingConfigFile(PlainConfigFile):
@@ -39,6 +39,11 @@ class AddingConfigFile(PlainConfigFile):
         after = cfg.get(_SETS)
         if isinstance(after, Mapping):
             cfg[_SETS] = _added(before if isinstance(before, Mapping) else {}, after)
+
+
+def with_our_config_file(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a parser's argument; those of a `--config` with `AddingConfigFile` instead of jsonargparse's own."""
+    return {**options, "action": AddingConfigFile} if options.get("action") is ActionConfigFile else options
 
 
 def _added(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -30,7 +30,7 @@ from facelit.callbacks import (
 )
 from facelit.callbacks.checkpoint_files import CheckpointFiles, explain_disk
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
-from facelit.cli.config_files import AddingConfigFile, expand_paths
+from facelit.cli.config_files import expand_paths, with_our_config_file
 from facelit.cli.errors import explain, name_broken_config
 from facelit.cli.processes import Processes
 from facelit.cli.program import program
@@ -63,9 +63,7 @@ class FacelitParser(LightningArgumentParser):
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Puts our own kind of `--config` in the place of Lightning's."""
-        if kwargs.get("action") is ActionConfigFile:
-            kwargs["action"] = AddingConfigFile
-        return super().add_argument(*args, **kwargs)
+        return super().add_argument(*args, **with_our_config_file(kwargs))
 
 
 class SaveRunConfig(SaveConfigCallback):

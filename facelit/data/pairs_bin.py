@@ -47,7 +47,7 @@ class PairsBin(VerificationSource):
         fold_of_pair = _contiguous_folds(len(is_same), folds)
         if by_kind:
             for kind in (True, False):
-                fold_of_pair[is_same == kind] = _contiguous_folds(np.count_nonzero(is_same == kind), folds)
+                fold_of_pair[is_same == kind] = _contiguous_folds(int(np.count_nonzero(is_same == kind)), folds)
         _check_folds(self.path, fold_of_pair, is_same)
         number: dict[bytes, int] = {}
         pairs = np.array([number.setdefault(image, len(number)) for image in images], np.int64).reshape(-1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ _TAKEN = (
 )
 
 
-def to_pixels(image: Any) -> str | os.PathLike[str] | Pixels:
+def to_pixels(image: Any) -> str | Path | Pixels:
     """Paths as they are, everything else as uint8 RGB pixels, (height, width, 3).
 
     Args:
@@ -34,8 +35,10 @@ def to_pixels(image: Any) -> str | os.PathLike[str] | Pixels:
         BadImageError: The bytes are not an image.
         FacelitError: It is something else, or its values are out of range.
     """
-    if isinstance(image, (str, os.PathLike)):
+    if isinstance(image, (str, Path)):
         return image
+    if isinstance(image, os.PathLike):
+        return Path(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
         return read_image(bytes(image), "the image's bytes")
     if isinstance(image, Image.Image):

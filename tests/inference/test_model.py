@@ -197,7 +197,7 @@ def test_what_is_no_image_is_refused_in_one_line(model: FaceModel, crops: Any) -
         lambda: model.verify(crops, crops, threshold=0),
         lambda: model.enrol({"a": crops}),
     ):
-        with pytest.raises(FacelitError, match=r"An image is a path|crops are uint8 RGB of shape"):
+        with pytest.raises(FacelitError, match=r"An image is a path|crops must be uint8 RGB of shape"):
             call()
 
 
