@@ -357,6 +357,9 @@ def test_the_kept_list_of_one_depth_is_not_another_s(tmp_path: Path) -> None:
     assert len(FolderStore(root)) == 0
     deep.write_bytes(flat.read_bytes())
     assert len(FolderStore(root, 2)) == 4
+    for depth in (1, 3):
+        with pytest.raises(ValueError, match="leads elsewhere"):
+            folder_module._read_index(deep, depth)
     again = pickle.loads(pickle.dumps(FolderStore(root, 2)))
     assert listed_names(again) == listed_names(FolderStore(root, 2))
 
