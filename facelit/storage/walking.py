@@ -33,7 +33,8 @@ def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
     """
     found: dict[Path, list[str]] = {}
     seen: set[tuple[int, int]] = set()
-    waiting, links = [root] if root.is_dir() else [], []  # links wait until all real folders have been seen
+    waiting = [root] if root.is_dir() else []
+    links: list[Path] = []  # they wait until all real folders have been seen
     while waiting or links:
         folder = waiting.pop() if waiting else links.pop()
         try:
