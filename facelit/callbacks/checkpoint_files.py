@@ -148,12 +148,12 @@ def _deleted(folder: Path) -> FacelitError:
     )
 
 
-def explain_disk(error: OSError) -> str | None:
-    """The message for a disk that is full or may not be written, met anywhere in a run; None for anything else."""
+def explain_disk(error: OSError) -> FacelitError | None:
+    """The error for a disk that is full or may not be written, met anywhere in a run; None for anything else."""
     folder = CheckpointFiles.folder
     if error.errno == errno.ENOENT and folder is not None and not folder.is_dir():
-        return str(_deleted(folder))
+        return _deleted(folder)
     if error.errno not in _DISK:
         return None
     where = error.filename or folder or "the run's folder"
-    return f"{where}: cannot be written ({error.strerror}).{_OLDER if folder else ''}"
+    return FacelitError(f"{where}: cannot be written ({error.strerror}).{_OLDER if folder else ''}")

@@ -139,5 +139,5 @@ def test_a_folder_deleted_under_the_run(
 def test_quotas_and_what_is_no_disk_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CheckpointFiles, "folder", None)
     error = explain_disk(OSError(errno.EDQUOT, "Disk quota exceeded", "/runs/a"))
-    assert error == "/runs/a: cannot be written (Disk quota exceeded)."
+    assert str(error) == "/runs/a: cannot be written (Disk quota exceeded)."
     assert explain_disk(OSError(errno.ECONNRESET, "Connection reset")) is None
