@@ -585,7 +585,7 @@ def test_what_is_ignored_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert few == [{"identity": "nested", "images": 0}, {"identity": "nobody", "images": 0}]
     printed = " ".join(capsys.readouterr().out.split())
     assert (
-        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .bmp, 1 .jfif, 1 without an ending, 1 .txt), 4 image(s) in 2"
+        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .bmp, 1 .jfif, 1 without a suffix, 1 .txt), 4 image(s) in 2"
         " subfolder(s) of identities, 2 identities without an image." in printed
     )
 
