@@ -247,12 +247,12 @@ def main(args: ArgsType = None) -> None:
         print(f"facelit: error: {message}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        told = explain_lost_worker(error) if isinstance(error, RuntimeError) else None
+        told: FacelitError | str | None = explain_lost_worker(error) if isinstance(error, RuntimeError) else None
         if isinstance(error, OSError):
             told = explain_disk(error)
         if world_size() > 1:
             what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            processes.fail(told or error, str(told or what))
+            processes.fail(FacelitError(str(told)) if told else error, str(told or what))
         if told is None:
             raise
         print(f"facelit: error: {told}", file=sys.stderr)

@@ -174,11 +174,12 @@ def test_a_kill_in_a_validation(
 ) -> None:
     """Twice at the same one: the resumed run makes the validation up, under its own epoch and step."""
     config = make_run(tmp_path, trainer__max_epochs=2)
-    for resume in ([], ["--ckpt_path", "last"]):
+    command = [*EVERY_OTHER_STEP, "--run_name", "week", "--ckpt_path", "auto"]
+    for _ in range(2):
         send(monkeypatch, VerificationCallback, "on_validation_epoch_end", step, None)
         with pytest.raises(Killed):
-            fit(config, *EVERY_OTHER_STEP, *resume)
-    assert fit(config, *EVERY_OTHER_STEP, "--ckpt_path", "last") == 0
+            fit(config, *command)
+    assert fit(config, *command) == 0
     same(tmp_path, uninterrupted)
 
 
