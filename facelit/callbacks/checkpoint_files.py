@@ -41,9 +41,7 @@ class WholeFiles(TorchCheckpointIO):
     def __init__(self) -> None:
         self.folders: set[Path] = set()
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Writes a file; to an address with a protocol (`s3://...`) as Lightning does.
 
         Raises:
@@ -103,7 +101,7 @@ class CheckpointFiles(Callback):
         if type(outer) is TorchCheckpointIO:
             strategy.checkpoint_io = WholeFiles()
         elif type(getattr(outer, "checkpoint_io", None)) is TorchCheckpointIO:
-            outer.checkpoint_io = WholeFiles()  # type: ignore[attr-defined]  # as AsyncCheckpointIO
+            outer.checkpoint_io = WholeFiles()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder for checkpoints, and refuses a disk that has no room for the weights alone.

@@ -42,7 +42,7 @@ def check_config_file(path: Path) -> None:
 
 def _check(text: str, path: Path) -> None:
     """Counts nodes as aliases multiply them; events come one by one, however deep the file is."""
-    sizes: dict[str, int] = {}
+    sizes: dict[str | None, int] = {}
     open_nodes: list[list[Any]] = [[None, 0]]  # anchor and number of nodes so far
     for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -69,4 +69,4 @@ def _check(text: str, path: Path) -> None:
 
 
 def _line(event: yaml.Event) -> str:
-    return f"line {event.start_mark.line + 1}"
+    return f"line {event.start_mark.line + 1 if event.start_mark else 1}"

@@ -385,9 +385,9 @@ def _read_index(path: Path, depth: int) -> FolderIndex:
 
 def _checksum(index: FolderIndex) -> bytes:
     """CRC-32 of all that is listed, as it stands in the file's metadata."""
-    names = index.identities, index.images
+    names = [array for some in (index.identities, index.images) for array in (some.offsets, some.blob)]
     checksum = 0
-    for array in (index.modified_ns, index.starts, *(array for some in names for array in (some.offsets, some.blob))):
+    for array in (index.modified_ns, index.changed_ns, index.starts, *names):
         checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return b"%08x" % checksum
 
