@@ -222,7 +222,7 @@ WRONG_OPTIONS = [
     (["--model.head", "TripletHead", "--model.head.mining", "semi"], ["mining", "semihard"]),
     (["--model.head.alpha", "-1"], ["alpha", "-1"]),
     (["--model.backbone.width", "0"], ["width"]),
-    (["--data.train", "SyntheticFaces", "--data.train.num_identities", "1"], ["1 identities"]),
+    (["--data.train", "SyntheticFaces", "--data.train.num_identities", "1"], ["not 1 of 20"]),
 ]
 
 
