@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,7 @@ def newest_run_only(which: str, folders: Sequence[Path]) -> None:
     Raises:
         FacelitError: The newest run has no `last.ckpt`, and another has.
     """
-    starts = {
-        folder: max((path.stat().st_mtime for path in folder.parent.glob("config*.yaml")), default=0.0)
-        for folder in folders
-    }
+    starts = {folder: _first_start(folder.parent) for folder in folders}
     newest = max(starts, key=lambda folder: starts[folder], default=None)
     saved = [folder / "last.ckpt" for folder in folders if (folder / "last.ckpt").is_file()]
     if newest is None or not saved or (newest / "last.ckpt").is_file() or starts[newest] == 0:
@@ -78,6 +76,14 @@ def newest_run_only(which: str, folders: Sequence[Path]) -> None:
         f"--ckpt_path {which}: the newest run, {newest.parent}, was stopped before it saved a checkpoint. Start it again without"
         f" --ckpt_path, or name the older run's: --ckpt_path {older}"
     )
+
+
+def _first_start(run: Path) -> float:
+    """When a run was started, in seconds; 0 for one that went on with another's checkpoint, and may have been refused."""
+    config = run / "config.yaml"
+    if not config.is_file() or re.search(r"^ckpt_path: (?!null)", config.read_text(encoding="utf-8"), re.MULTILINE):
+        return 0.0
+    return config.stat().st_mtime
 
 
 def compare_checkpoints(trainer: Trainer) -> None:

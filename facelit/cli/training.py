@@ -236,7 +236,9 @@ def main(args: ArgsType = None) -> None:
         _say_stopped(stop, typed)
         if stop.requeue and is_first_process():
             requeue(typed)
-        sys.exit(stop.code)
+        if stop.code:
+            sys.exit(stop.code)
+        return
     except KeyboardInterrupt:
         print("facelit: stopped.", file=sys.stderr)
         sys.exit(130)
