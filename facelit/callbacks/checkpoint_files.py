@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from facelit.callbacks.folders import checkpoint_folder
 from facelit.errors import FacelitError
@@ -95,13 +95,13 @@ class CheckpointFiles(Callback):
     """Where the run of this process keeps its checkpoints."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Replaces Lightning's own way of writing; one that the user has chosen stays, and writes with this where it wraps another."""
+        """Replaces Lightning's own way of writing, under `AsyncCheckpointIO` too; one that the user has chosen stays."""
         strategy = trainer.strategy
         outer = strategy.checkpoint_io
         if type(outer) is TorchCheckpointIO:
             strategy.checkpoint_io = WholeFiles()
-        elif type(getattr(outer, "checkpoint_io", None)) is TorchCheckpointIO:
-            outer.checkpoint_io = WholeFiles()
+        elif type(outer) is AsyncCheckpointIO and type(outer.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AsyncCheckpointIO(WholeFiles())  # a new one: what it wraps cannot be changed
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder for checkpoints, and refuses a disk that has no room for the weights alone.

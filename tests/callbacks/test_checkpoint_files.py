@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.plugins.io import AsyncCheckpointIO
 
 from facelit.callbacks import VerificationCallback
 from facelit.callbacks.checkpoint_files import CheckpointFiles, WholeFiles, explain_disk
@@ -68,6 +71,14 @@ def test_written_in_one_move_beside_their_names(tmp_path: Path, monkeypatch: pyt
     assert all(source.parent == target.parent for source, target in moves)
     assert made == []
     assert {path.name for path in next(iter(checkpoints)).parent.iterdir()} == {path.name for path in checkpoints}
+
+
+def test_asynchronous_ones_are_written_whole_too(tmp_path: Path) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, plugins=[AsyncCheckpointIO()], default_root_dir=tmp_path)
+    CheckpointFiles().setup(trainer, BoringModel(), "fit")
+    plugin = trainer.strategy.checkpoint_io
+    assert type(plugin) is AsyncCheckpointIO
+    assert type(plugin.checkpoint_io) is WholeFiles
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
