@@ -52,14 +52,16 @@ class StopSignals(Callback):
     `max_time` is a budget of each start of a run, not of the run's life. `FaceRecognizer` brings this callback.
 
     Args:
-        ctrl_c: Whether Ctrl-C is handled, too; by default it is left to Python, as notebooks expect.
+        command_line: Whether the run is all that the program does: Ctrl-C and `max_time` are handled, too. By default Ctrl-C is left
+            to Python, as notebooks expect, and `max_time` to Lightning, whose `fit` then returns.
     """
 
     stopping: ClassVar[bool] = False
     """Whether the run of this process has agreed to stop: other processes then end, too, and that is no failure."""
 
-    def __init__(self, ctrl_c: bool = False) -> None:
-        self._signals: list[int] = [signal.SIGTERM, *([signal.SIGINT] if ctrl_c else [])]
+    def __init__(self, command_line: bool = False) -> None:
+        self._command_line = command_line
+        self._signals: list[int] = [signal.SIGTERM, *([signal.SIGINT] if command_line else [])]
         self._signals += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
         self._requeue_signal: int | None = None
         self._received = self._agreed = 0
@@ -86,8 +88,9 @@ class StopSignals(Callback):
             self._signals = [*{*self._signals, self._requeue_signal}]
         on_signals(trainer, lambda: self._install(self._note if fits else self._stop_now, trainer))
         timers = [callback for callback in trainer.callbacks if type(callback) is Timer]
-        if fits and timers:
-            self._seconds = min(left for timer in timers if (left := timer.time_remaining()) is not None)
+        if fits and timers and self._command_line:
+            budgets = [left for timer in timers if (left := timer.time_remaining()) is not None]
+            self._seconds = min(budgets, default=None)
             # A new list: Lightning is going through the old one.
             trainer.callbacks = [callback for callback in trainer.callbacks if callback not in timers]
 
@@ -153,6 +156,7 @@ class StopSignals(Callback):
 
     def _stop_now(self, signum: int, frame: FrameType | None) -> None:
         """Outside of training there is nothing to save."""
+        StopSignals.stopping = True
         raise RunStopped(signum)
 
     def _own_wish(self) -> int:

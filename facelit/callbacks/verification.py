@@ -63,7 +63,16 @@ class VerificationCallback(Callback):
         self._metrics: dict[str, PairVerification] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Creates the metric of each set."""
+        """Creates the metric of each set.
+
+        Raises:
+            FacelitError: The trainer validates on DataLoaders that are not a FaceDataModule's.
+        """
+        if not _sources(trainer):
+            raise FacelitError(
+                "VerificationCallback measures the verification sets of FaceDataModule. With DataLoaders of your own, measure with"
+                " facelit.verification.PairVerification."
+            )
         self._metrics = {
             name: PairVerification(np.stack([source.first, source.second], axis=1), source.is_same, source.folds)
             for name, source in _sources(trainer).items()

@@ -102,7 +102,7 @@ class FaceRecognizer(LightningModule):
         self.weight_average = WeightAverage(ema_decay)
         self._random_state = RandomState()
         self._pending_validation = PendingValidation()
-        self._stop_signals = StopSignals(ctrl_c=made_by_command_line())
+        self._stop_signals = StopSignals(command_line=made_by_command_line())
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from facelit import FacelitError, FaceRecognizer
+from facelit.callbacks import VerificationCallback
 from facelit.data.batches import TrainBatch
 from facelit.distributed import rank
 from facelit.heads import CenterLossHead, SoftmaxHead
@@ -126,6 +127,20 @@ def test_centers_and_a_schedule_need_no_data_module_either(tmp_path: Path) -> No
     Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET).fit(model, loader(8))
     assert model.optimization.schedule_length._schedule.total_steps == 4
     assert not torch.equal(model.head.center_loss.centers, before)
+
+
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
+def test_fit_returns_when_max_time_is_over(tmp_path: Path) -> None:
+    """A script has something to do afterwards."""
+    trainer = Trainer(max_epochs=1, max_time={"seconds": 0}, default_root_dir=tmp_path, **QUIET)
+    trainer.fit(recognizer(), loader(4))
+    assert trainer.global_step < 4
+
+
+def test_verification_needs_the_data_module(tmp_path: Path) -> None:
+    trainer = Trainer(callbacks=[VerificationCallback()], default_root_dir=tmp_path, **QUIET)
+    with pytest.raises(FacelitError, match="With DataLoaders of your own, measure with"):
+        trainer.validate(recognizer(), loader(4))
 
 
 def test_a_schedule_of_an_endless_run_is_refused(tmp_path: Path) -> None:
