@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-
-from facelit.cli.run_name import AUTO
-from facelit.cli.way_on import ckpt_path_in
 
 
-def requeue(arguments: Sequence[str]) -> None:
-    """Calls `scontrol requeue` for this job, if the same command will go on with the run.
+def requeue(goes_on: bool) -> None:
+    """Calls `scontrol requeue` for this job.
 
     Args:
-        arguments: What the program was started with.
+        goes_on: Whether the same command will go on with the run; otherwise the job is not requeued.
     """
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
-    if ckpt_path_in(arguments) != AUTO:
+    if not goes_on:
         said = "not requeued: without --ckpt_path auto --run_name NAME the job would start over."
     else:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,15 @@ def use_run(config: Namespace, command: str) -> None:
         )
     elif config.ckpt_path == "last":
         config.ckpt_path = str(last)
-    if command == "fit" and is_first_process():
-        _keep_metrics(folder)
+    if is_first_process():
+        for logger in _loggers(config):
+            if _kind(logger) == "CSVLogger":
+                _keep_metrics(runs_folder(logger.init_args) / name)
+
+
+def runs_folder(options: Namespace) -> Path:
+    """Where a TensorBoard or CSV logger of these options keeps a folder for each run."""
+    return Path(options.save_dir, options.get("name", "lightning_logs") or "")
 
 
 def newest_run_only(which: str, folders: Sequence[Path]) -> None:
@@ -117,25 +125,34 @@ def _shown(identity: tuple[str, int, int] | None) -> str:
 
 def _name_loggers(config: Namespace, name: str) -> Path:
     """Sets the loggers' version; the folder of the first one is the run's."""
-    loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
     folder: Path | None = None
-    for logger in loggers:
-        kind = str(getattr(logger, "class_path", "")).rpartition(".")[2]
-        if kind not in ("TensorBoardLogger", "CSVLogger"):
+    for logger in _loggers(config):
+        if _kind(logger) not in ("TensorBoardLogger", "CSVLogger"):
             if folder is None:
-                raise FacelitError(
-                    "--run_name needs a TensorBoardLogger or a CSVLogger as (first) trainer.logger: the run's folder is its."
-                )
+                break
             continue
         options = logger.init_args
         options.version = name
-        folder = folder or Path(options.save_dir, options.get("name") or "lightning_logs", name)
-    assert folder is not None
+        folder = folder or runs_folder(options) / name
+    if folder is None:
+        raise FacelitError(
+            "--run_name needs a TensorBoardLogger or a CSVLogger as (first) trainer.logger: the run's folder is its."
+        )
     return folder
+
+
+def _loggers(config: Namespace) -> list[Any]:
+    loggers = config.trainer.logger
+    return loggers if isinstance(loggers, list) else [loggers]
+
+
+def _kind(logger: Any) -> str:
+    return str(getattr(logger, "class_path", "")).rpartition(".")[2]
 
 
 def _keep_metrics(folder: Path) -> None:
     """A CSV logger deletes the `metrics.csv` that it finds: the earlier starts' become `metrics-1.csv`, ..."""
     path = folder / "metrics.csv"
     if path.is_file():
-        path.rename(path.with_name(f"metrics-{len(list(folder.glob('metrics-*.csv'))) + 1}.csv"))
+        later = (path.with_name(f"metrics-{number}.csv") for number in count(1))
+        path.rename(next(name for name in later if not name.exists()))

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from pytorch_lightning import Callback, Trainer
@@ -26,6 +26,7 @@ from facelit.callbacks import (
     QuickProgressBar,
     RunReport,
     RunStopped,
+    StopSignals,
     VerificationCallback,
 )
 from facelit.callbacks.checkpoint_files import CheckpointFiles, explain_disk
@@ -36,7 +37,7 @@ from facelit.cli.processes import Processes
 from facelit.cli.program import program
 from facelit.cli.requeue import requeue
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
-from facelit.cli.run_name import compare_checkpoints, newest_run_only, use_run
+from facelit.cli.run_name import AUTO, compare_checkpoints, newest_run_only, runs_folder, use_run
 from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
@@ -85,6 +86,8 @@ class FacelitCLI(CommandLineWins, LightningCLI):
     """Joins data, model and trainer; the head is sized by the data, or by the checkpoint."""
 
     checkpoint: dict[str, Any] | None = None
+    goes_on: ClassVar[bool] = False
+    """Whether the same command goes on with the run of this process: `--ckpt_path auto`, maybe from a file."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The callbacks that every run has, and the values that nobody should have to type."""
@@ -123,6 +126,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             raise FacelitError(NO_TRAINING_SET)
         if self.subcommand == "fit" and config.model.init_backbone is not None:
             adopt_init_backbone(config.model)
+        FacelitCLI.goes_on = config.ckpt_path == AUTO
         use_run(config, str(self.subcommand))
         if self.subcommand != "fit":
             config.data.train = None
@@ -130,7 +134,9 @@ class FacelitCLI(CommandLineWins, LightningCLI):
                 raise FacelitError(f"{self.subcommand} needs a trained network: --ckpt_path FILE (or last, or best)")
         if self.subcommand == "predict":
             config.data.verification = None
-        if not config.data.verification:
+        sets = (config.data.verification or {}).values()
+        if all(options is None for options in sets):
+            config.data.verification = None
             if config.checkpoint.monitor == MONITOR:
                 config.checkpoint.monitor = None
             if config.checkpoint.filename == BEST_NAME:
@@ -218,6 +224,7 @@ def main(args: ArgsType = None) -> None:
     processes = Processes(typed)
     processes.watch()
     LastCheckpoint.newest = None
+    FacelitCLI.goes_on = False
     CheckpointFiles.folder = None
     try:
         cli = FacelitCLI(
@@ -232,15 +239,21 @@ def main(args: ArgsType = None) -> None:
             args=args,
         )
     except RunStopped as stop:
-        processes.wait()
+        # Outside of training the others may not know, and have nothing to save.
+        processes.wait(30.0 if stop.step is not None else 1.0)
         _say_stopped(stop, typed)
         if stop.requeue and is_first_process():
-            requeue(typed)
+            requeue(FacelitCLI.goes_on)
         if stop.code:
             sys.exit(stop.code)
         return
-    except KeyboardInterrupt:
-        print("facelit: stopped.", file=sys.stderr)
+    except (KeyboardInterrupt, SystemExit) as end:
+        # While a run is set up Lightning makes status 1 of Ctrl-C, and kills the processes that it started.
+        if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        StopSignals.stopping = True
+        if is_first_process():
+            print("facelit: stopped.", file=sys.stderr)
         sys.exit(130)
     except (FacelitError, MisconfigurationException) as error:
         message = name_broken_config(str(error), typed)
@@ -260,8 +273,10 @@ def main(args: ArgsType = None) -> None:
         print(f"facelit: error: {told}", file=sys.stderr)
         sys.exit(2)
     writers = [one for one in cli.trainer.callbacks if isinstance(one, EmbeddingWriter)]
-    if cli.subcommand == "predict" and any(writer.skipped for writer in writers):
-        sys.exit(1)  # as embed does where photos were left out
+    if cli.subcommand == "predict" and is_first_process() and any(writer.skipped for writer in writers):
+        # As embed does where photos were left out. The others end before the first has written the file, which would be killed
+        # if they failed.
+        sys.exit(1)
 
 
 def _say_stopped(stop: RunStopped, arguments: Sequence[str]) -> None:
@@ -337,9 +352,12 @@ def _run_folders(config: Namespace) -> Sequence[Path]:
     if logger is False:
         return [Path(config.trainer.default_root_dir or ".")]
     settings = getattr(logger, "init_args", None)
-    save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
-    name = getattr(settings, "name", None) or "lightning_logs"
-    return [Path(save_dir, name, config.run_name)] if config.run_name else sorted(Path(save_dir, name).glob("*/"))
+    if str(getattr(logger, "class_path", "")).endswith(("TensorBoardLogger", "CSVLogger")):
+        runs = runs_folder(logger.init_args)
+    else:
+        save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
+        runs = Path(save_dir, getattr(settings, "name", None) or "lightning_logs")
+    return [runs / config.run_name] if config.run_name else sorted(runs.glob("*/"))
 
 
 def _checkpoint_folders(config: Namespace) -> Sequence[Path]:

@@ -30,11 +30,6 @@ def way_on(arguments: Sequence[str], checkpoint: Path | None) -> str:
     return f"{again}: {started_by}{program()} {shlex.join(own)}"
 
 
-def ckpt_path_in(arguments: Sequence[str]) -> str | None:
-    """The value of `--ckpt_path` on a command line; None without one."""
-    return _take_ckpt_path(list(arguments))
-
-
 def _take_ckpt_path(arguments: list[str]) -> str | None:
     value = None
     for place in range(len(arguments) - 1, -1, -1):

@@ -13,6 +13,7 @@ from pytorch_lightning import Trainer
 
 from facelit.callbacks import StopSignals, VerificationCallback
 from facelit.cli import main
+from facelit.data import FaceDataModule
 from facelit.training import FaceRecognizer
 from tiny_run import make_run
 
@@ -149,6 +150,21 @@ def test_max_time_is_a_budget_of_each_start(tmp_path: Path, capsys: pytest.Captu
         assert fit(config, "--trainer.max_time", "00:00:00:00", *resume) == 0
         assert newest(tmp_path)["global_step"] == step
         assert f"stopped by trainer.max_time after step {step}. To go on:" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_a_run_is_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: FaceDataModule, stage: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FaceDataModule, "setup", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        assert fit(make_run(tmp_path)) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning lets go of it
+    assert capsys.readouterr().err.splitlines()[-1] == "facelit: stopped."
 
 
 def test_processes_ask_each_other_every_other_second(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from facelit.callbacks import VerificationCallback
 from facelit.cli import main
-from facelit.cli.run_name import compare_checkpoints
+from facelit.cli.run_name import compare_checkpoints, use_run
 from facelit.errors import FacelitError
 from facelit.training import FaceRecognizer
 from tiny_run import make_run
@@ -84,7 +85,7 @@ def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "add --run_name NAME" in refused(capsys, *own, "--ckpt_path", "auto")
     assert "without slashes" in refused(capsys, *own, "--run_name", "../week")
     assert "needs a TensorBoardLogger or a CSVLogger" in refused(
-        capsys, *own, "--run_name", "x", "--trainer.logger", "false"
+        capsys, *own, "--run_name", "x", "--trainer.logger", "[]"
     )
     # A run that was stopped before it saved anything is the newest, and has nothing to resume.
     (runs / "version_7").mkdir()
@@ -92,6 +93,28 @@ def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     error = refused(capsys, *own, "--ckpt_path", "last")
     assert "version_7, was stopped before it saved a checkpoint" in error
     assert "tiny/week/checkpoints/last.ckpt" in error
+
+
+def logger(kind: str, save_dir: Path, name: str | None) -> Namespace:
+    options = Namespace(save_dir=str(save_dir), name=name, version=None)
+    return Namespace(class_path=f"pytorch_lightning.loggers.{kind}", init_args=options)
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_csv_logger_deletes_no_metrics(tmp_path: Path, command: str) -> None:
+    """Wherever the run's loggers write, whatever the command, and whatever was kept before."""
+    loggers = [logger("TensorBoardLogger", tmp_path / "a", None), logger("CSVLogger", tmp_path / "b", "x")]
+    config = Namespace(
+        run_name="week", ckpt_path="auto", checkpoint=Namespace(dirpath=None), trainer=Namespace(logger=loggers)
+    )
+    last, kept = tmp_path / "a/week/checkpoints/last.ckpt", tmp_path / "b/x/week"
+    for path in (last, kept / "metrics.csv", kept / "metrics-2.csv"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    use_run(config, command)
+    assert config.ckpt_path == str(last)  # a logger without a name has its runs in save_dir itself
+    assert (kept / "metrics-1.csv").read_text() == "metrics.csv"
+    assert (kept / "metrics-2.csv").read_text() == "metrics-2.csv"
 
 
 def differing(folder: str) -> str:
@@ -114,7 +137,7 @@ def test_machines_without_a_shared_folder(tmp_path: Path) -> None:
 
 def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Another run's hpc_ckpt_1.ckpt is left alone; the signal before the time limit saves the run and requeues its job."""
-    config = make_run(tmp_path)
+    config = make_run(tmp_path, ckpt_path="auto")
     (tmp_path / "hpc_ckpt_1.ckpt").write_bytes(b"whose is this?")
     calls = tmp_path / "calls"
     scontrol = tmp_path / "scontrol"
@@ -143,7 +166,7 @@ def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     monkeypatch.setattr(FaceRecognizer, "training_step", warned)
     with pytest.raises(SystemExit) as end:
-        main(["fit", "--config", str(config), "--run_name", "job", "--ckpt_path", "auto"])
+        main(["fit", "--config", str(config), "--run_name", "job"])
     assert end.value.code == 128 + signal.SIGUSR1
     assert torch.load(tmp_path / "runs/tiny/job/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
     assert calls.read_text() == "requeue 77\n"
