@@ -48,7 +48,7 @@ class WholeFiles(TorchCheckpointIO):
             FacelitError: It cannot be written, or its folder was deleted under the run.
         """
         if "://" in str(path) or storage_options is not None:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, os.fspath(path), storage_options)
             return
         path = Path(path)
         self.prepare(path.parent)
