@@ -176,7 +176,9 @@ class FacelitCLI(CommandLineWins, LightningCLI):
 
     def _choose_output(self, options: Namespace) -> None:
         """What is shown in the terminal, except for what the user has chosen or does not want."""
-        chosen = [str(getattr(callback, "class_path", "")) for callback in options.callbacks or []]
+        callbacks = options.callbacks or []  # one alone need not be a list
+        listed = callbacks if isinstance(callbacks, list) else [callbacks]
+        chosen = [str(getattr(callback, "class_path", "")) for callback in listed]
         shown: list[Callback] = []
         if options.enable_progress_bar is not False and not any(path.endswith("ProgressBar") for path in chosen):
             shown.append(QuickProgressBar())

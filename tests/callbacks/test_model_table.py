@@ -14,6 +14,7 @@ from tiny_run import make_run
         ([], True),
         (["--trainer.enable_model_summary", "false"], False),
         (["--trainer.callbacks+", "ModelSummary"], False),
+        (["--trainer.callbacks", "ModelSummary"], False),  # one alone
     ],
 )
 def test_parts_and_parameters(
