@@ -27,7 +27,7 @@ _PIECE = 1 << 20
 SKIP_CHECKSUMS = "FACELIT_SKIP_CHECKSUMS"
 """Environment variable: where it is set and not empty, checkpoints are read without comparing their checksums."""
 
-_UNREADABLE = (
+UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
     zlib.error,
@@ -41,6 +41,7 @@ _UNREADABLE = (
     OverflowError,
     AttributeError,
 )
+"""What `torch.load` and `zipfile` raise on a file that is damaged, or is something else."""
 
 _TYPES: Mapping[tuple[str, ...], type | tuple[type, ...]] = {
     ("state_dict",): dict,
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         if is_zip:
             _check_entries(path)
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=is_zip)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -108,7 +109,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
 
 def _check_entries(path: Path) -> None:
-    """Compares the checksum of each file in a zip file; raises one of `_UNREADABLE` where one differs."""
+    """Compares the checksum of each file in a zip file; raises one of `UNREADABLE` where one differs."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -217,7 +218,7 @@ def find_checkpoint(which: str, folders: Sequence[Path]) -> Path:
         return last
     for state in read_checkpoint(last).get("callbacks", {}).values():
         best = state.get("best_model_path") if isinstance(state, dict) else None
-        if best:
+        if best and isinstance(best, str):
             # If the run was moved, its best checkpoint is still next to its last one.
             return Path(best) if Path(best).is_file() else last.parent / Path(best).name
     raise FacelitError(f"--ckpt_path best: {last} knows of no best checkpoint. Use --ckpt_path last, or name a file.")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -203,7 +200,6 @@ class _Worker:
         if multiprocessing.parent_process() is not None:
             # Ctrl-C reaches all processes: this one puts down what it has in hand, and the first one tells the user.
             signal.signal(signal.SIGINT, self._stop)
-            threading.Thread(target=_end_with_parent, daemon=True).start()
 
     @cached_property
     def detector(self) -> Detector:
@@ -216,14 +212,6 @@ class _Worker:
 
 
 _worker: _Worker | None = None
-
-
-def _end_with_parent() -> None:
-    """A process whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
 
 
 def _close() -> None:

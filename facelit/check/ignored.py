@@ -14,17 +14,13 @@ import numpy as np
 
 from facelit.errors import FacelitError
 from facelit.pictures.findings import Finding, Item
-from facelit.storage.images import IMAGE_SUFFIXES, is_image
+from facelit.storage.images import IMAGE_SUFFIXES, is_image, list_images
 from facelit.storage.names import Names
 from facelit.storage.packed import MANIFEST
+from facelit.storage.photo_files import is_photo
 from facelit.storage.progress import progress_bar
 from facelit.storage.walking import is_folder
 
-_OTHER_IMAGES = (
-    *(".bmp", ".jfif", ".jpe", ".jp2", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl"),
-    *(".pgm", ".ppm"),
-)
-"""Files with these endings are counted as images: users may expect them to be part of the set."""
 _WORTH_A_BAR = 2_000
 """Fewer folders than this are walked without a progress bar."""
 _SETS_NAMED = 3
@@ -51,7 +47,8 @@ class Ignored(NamedTuple):
     @property
     def num_images(self) -> int:
         """The number of images in subfolders, and of files that other programs regard as images."""
-        return sum(count for _, count in self.subfolders) + sum(self.endings[ending] for ending in _OTHER_IMAGES)
+        others = sum(count for ending, count in self.endings.items() if is_photo(f"_{ending}"))
+        return sum(count for _, count in self.subfolders) + others
 
     def __str__(self) -> str:
         """A summary in a few words; "" if nothing is ignored."""
@@ -134,19 +131,11 @@ class _Walk:
     def identity(self, name: str) -> None:
         before = len(self._offsets), len(self.subfolders), len(self.empty)
         folders, num_images = self.folder(name)
-        counted = [(folder, _images_below(self._root / folder)) for folder in folders]
+        counted = [(folder, len(list_images(self._root / folder))) for folder in folders]
         self.subfolders += [(folder, count) for folder, count in counted if count]
         if not num_images:
             self.empty.append(name)
         self.num_identities += before != (len(self._offsets), len(self.subfolders), len(self.empty))
-
-
-def _images_below(folder: Path) -> int:
-    return sum(sum(map(is_image, files)) for _, _, files in os.walk(folder, onerror=_stop))
-
-
-def _stop(error: OSError) -> None:
-    raise error
 
 
 def _cannot_list(root: Path, error: OSError) -> FacelitError:

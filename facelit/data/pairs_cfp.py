@@ -101,7 +101,7 @@ def _image_list(path: Path) -> dict[int, str]:
     """Images by their numbers: `1 ../Data/Images/001/frontal/01.jpg` as 1 and `001/frontal/01`."""
     found: dict[int, str] = {}
     for line, row in enumerate(read_text(path, "CFP's list of images", _OPTION).splitlines(), start=1):
-        match = re.fullmatch(r"(\d+)\s+(?:.*[/\\])?(\w+)[/\\](\w+)[/\\](\w+)\.\w+", row.strip(), re.ASCII)
+        match = re.fullmatch(r"(\d{1,9})\s+(?:.*[/\\])?(\w+)[/\\](\w+)[/\\](\w+)\.\w+", row.strip(), re.ASCII)
         if match:
             found[int(match[1])] = "/".join(match.groups()[1:])
         elif row.strip():
@@ -114,7 +114,7 @@ def _image_list(path: Path) -> dict[int, str]:
 def _numbers(path: Path) -> list[tuple[int, int]]:
     found = []
     for line, row in enumerate(read_text(path, "CFP's list of pairs", _OPTION).splitlines(), start=1):
-        match = re.fullmatch(r"(\d+)\s*[,\s]\s*(\d+)", row.strip(), re.ASCII)
+        match = re.fullmatch(r"(\d{1,9})\s*[,\s]\s*(\d{1,9})", row.strip(), re.ASCII)
         if match:
             found.append((int(match[1]), int(match[2])))
         elif row.strip():

@@ -38,8 +38,8 @@ def make_checkpoint(network: ForeignNetwork, feed: Feed, source: Path) -> dict[s
         source: The file it was opened from, for the record.
     """
     state = {f"{_PREFIX}{name}": value for name, value in fed(network, feed).state_dict().items()}
-    # What the exported file embedded in its own way is no longer what it was measured on.
-    calibration = network.calibration if not feed.flip_average else {}
+    # Fed in another way, an exported network is no longer what its thresholds were measured on.
+    calibration = network.calibration if feed == network.feed else {}
     own: dict[str, Any] = {"num_identities": None, "imported": _record(network, feed, source)}
     if calibration:
         own["calibration"] = {name: {**entry, "step": 0} for name, entry in calibration.items()}

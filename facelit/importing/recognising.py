@@ -78,7 +78,7 @@ def recognise(weights: Weights, path: Path | str, architecture: str | None = Non
                 return _accept(candidate)
             if closest is None or candidate.likeness() > closest.likeness():
                 closest = candidate
-        if closest is not None:
+        if closest is not None and (architecture or not hint):  # a name in a file may mean another repository's network
             break
     if closest is None:
         closest = max(_candidates(weights, families, hint, marked_only=False), key=_Candidate.likeness)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import warnings
 import zipfile
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from facelit.checkpoints import CHECKPOINT_KEY
+from facelit.checkpoints import CHECKPOINT_KEY, UNREADABLE
 from facelit.errors import FacelitError
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "student.")
@@ -122,7 +121,7 @@ def _load(path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on pickle protocols and TorchScript: what cannot be read is an error
             return torch.load(path, weights_only=True, map_location="cpu", mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, OSError, AttributeError) as error:
+    except UNREADABLE as error:
         raise FacelitError(f"{path}: {_explain(str(error), path)}") from None
 
 

@@ -152,13 +152,16 @@ class Album:
             FacelitError: A folder or file cannot be written.
         """
         folders = self._folders()
+        moved: set[str] = set()
         try:
             for row, person in enumerate(self.people.tolist()):
                 if self.placed[row]:
                     if person == 0 or not self.placed[row].startswith(f"{NOISE}/"):
                         continue
-                    (self.out / self.placed[row]).unlink(missing_ok=True)  # was in noise/ until now
+                    moved.add(self.placed[row])  # was in noise/ until now
                 self.placed[row] = self._put(row, folders[person], copy)
+            for path in moved.difference(self.placed):  # unless another face in the photo is still nobody's
+                (self.out / path).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(Path(error.filename or self.out), error) from None
         return folders

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facelit.errors import FacelitError
+from facelit.storage.files import check_writable
 
 if TYPE_CHECKING:  # they import torch, which --help must not wait for
     from facelit.inference import FaceModel, Threshold
@@ -103,3 +104,4 @@ def check_output(path: str | None, option: str, suffixes: tuple[str, ...]) -> No
         raise FacelitError(f"--{option} {path} is a folder: name a file.")
     if not Path(path).absolute().parent.is_dir():
         raise FacelitError(f"--{option} {path}: there is no folder {Path(path).parent}. Create it first.")
+    check_writable(Path(path), option)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -77,6 +78,9 @@ def decode_image(data: bytes | memoryview, check_size: Callable[[int, int], None
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
+                # Filters of warnings are all threads': another one may just have put them back.
+                if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                    raise Image.DecompressionBombError
                 if check_size is not None:
                     check_size(*image.size)
                 pixels = _pixels(data, image)

@@ -27,7 +27,7 @@ from facelit.errors import FacelitError
 from facelit.storage.arrow import column_of, names_of, new_file, offsets_of, open_mapped
 from facelit.storage.base import CropStore
 from facelit.storage.files import replacing
-from facelit.storage.images import BadImageError, is_image, read_file
+from facelit.storage.images import IMAGE_SUFFIXES, BadImageError, is_image, read_file
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
 from facelit.storage.system import times_waited
@@ -37,7 +37,7 @@ INDEX_NAME = ".facelit-index.arrow"
 """The index beside the data; hidden, so that no listing takes it for an identity."""
 
 _VERSION = b"2"
-_SUFFIXES = (b".jpg", b".jpeg", b".png", b".webp")
+_SUFFIXES = tuple(map(str.encode, IMAGE_SUFFIXES))
 _SCHEMA = pa.schema(
     [
         ("identity", pa.large_binary()),

@@ -21,7 +21,8 @@ CROP_SIZE = 112
 Crop = npt.NDArray[np.uint8]
 """One crop: uint8, RGB, shape (112, 112, 3)."""
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of a set's images, in the order in which they are looked for."""
 
 
 class BadImageError(FacelitError):

@@ -44,7 +44,7 @@ def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArr
     except OSError as error:
         raise FacelitError(f"verification set {path}: cannot read this file ({error.strerror}).") from None
     try:
-        return _checked(load_plain(data))
+        return _checked(load_plain(data), len(data))
     except RefusedError as error:
         raise FacelitError(f"{path}: refused: {error}. {_WAY_OUT}") from None
     except EOFError:
@@ -72,12 +72,20 @@ def write_pairs_bin(
         pickle.dump((files, [bool(same) for same in is_same]), file, protocol=4)
 
 
-def _checked(found: object) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
-    """What was found, if it is a verification set, whatever kinds of lists, bytes and bools it is made of."""
+def _checked(found: object, size: int) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
+    """What was found in a file of `size` bytes, if it is a verification set, whatever kinds of lists, bytes and bools it is made of."""
     parts = [_as_list(part) for part in found] if isinstance(found, (tuple, list)) else []
     if len(parts) != 2 or any(part is None for part in parts):
         raise RefusedError("it holds something else than two lists: images, and whether the pairs are genuine")
-    images = [_as_bytes(image, number) for number, image in enumerate(parts[0] or [])]
+    files: dict[int, bytes] = {}  # an object that is listed twice is copied once
+    copied = 0
+    for number, image in enumerate(parts[0] or []):
+        if id(image) not in files:
+            files[id(image)] = _as_bytes(image, number)
+            copied += 0 if isinstance(image, bytes) else len(files[id(image)])
+        if copied > size:
+            raise RefusedError(f"image {number}: it holds more bytes than the file has")
+    images = [files[id(image)] for image in parts[0] or []]
     is_same = parts[1] or []
     for number, same in enumerate(is_same):
         if not isinstance(same, (int, float)) or same not in (0, 1):

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelit.errors import FacelitError
-from facelit.storage.images import is_image
-from facelit.storage.people import comparable
+from facelit.storage.images import IMAGE_SUFFIXES, is_image
+from facelit.storage.people import comparable, is_count
 from facelit.storage.text import read_text
 from facelit.storage.walking import is_folder
 
 ImageKey = tuple[str, int]
 """A person's name and the number of one of their images, as a pairs file names an image."""
-
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def read_pairs(
 
 
 def _read_header(path: Path, line_number: int, fields: list[str]) -> tuple[int, int]:
-    counts = [int(field) for field in fields if _is_number(field)]
+    counts = [int(field) for field in fields if is_count(field)]
     if len(counts) != len(fields) or len(counts) > 2 or not all(counts):
         raise FacelitError(
             f"{path}, line {line_number}: expected the number of folds and of pairs per fold (as in LFW's `10 300`),"
@@ -85,7 +83,7 @@ def _read_header(path: Path, line_number: int, fields: list[str]) -> tuple[int, 
 def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: bool) -> Pair:
     kind, form, width = ("genuine", "name i j", 3) if must_be_same else ("impostor", "name1 i name2 j", 4)
     for fields in ([field.strip() for field in row.split("\t")], row.split()):
-        if len(fields) == width and all(fields) and _is_number(fields[1]) and _is_number(fields[-1]):
+        if len(fields) == width and all(fields) and is_count(fields[1]) and is_count(fields[-1]):
             first, second = (fields[0], int(fields[1])), (fields[0 if must_be_same else 2], int(fields[-1]))
             for name, _ in (first, second):
                 if "/" in name or "\0" in name or name in (".", ".."):
@@ -95,11 +93,6 @@ def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: b
             return Pair(first, second, must_be_same, fold)
     hint = "" if len(row.split()) <= width else " Where a name has spaces in it, separate the fields by tabs."
     raise FacelitError(f"{path}, line {line_number}: expected the {kind} pair `{form}`, found {row[:80]!r}.{hint}")
-
-
-def _is_number(field: str) -> bool:
-    """Whether it is one that can count images: `int` refuses 5,000 digits."""
-    return field.isdecimal() and len(field) <= 9
 
 
 class PairImages:
@@ -126,7 +119,7 @@ class PairImages:
         """
         name, number = key
         stem = os.path.join(self.root, name, f"{name}_{number:04d}")
-        for suffix in _SUFFIXES:
+        for suffix in IMAGE_SUFFIXES:
             if os.path.isfile(stem + suffix):
                 return stem + suffix
         folder = self._folder_of(name)

@@ -99,15 +99,15 @@ def read_people(
 
 def _people_by_fold(path: Path, rows: list[str]) -> list[list[str]]:
     names = [row.split("\t")[0].strip() for row in rows]
-    if not rows[0].isdecimal() or all(map(str.isdecimal, rows)):  # CASIA's identities are numbers
+    if not is_count(rows[0]) or all(map(str.isdecimal, rows)):  # CASIA's identities are numbers
         return [names]
     # people.txt starts with the number of folds, peopleDevTrain.txt at once with its number of people.
-    has_fold_count = len(rows) > 1 and rows[1].isdecimal()
+    has_fold_count = len(rows) > 1 and is_count(rows[1])
     position = int(has_fold_count)
     by_fold: list[list[str]] = []
     while position < len(rows):
-        if not rows[position].isdecimal():
-            raise _neither_form(path, f"expected a fold's number of people, found {rows[position]!r}")
+        if not is_count(rows[position]):
+            raise _neither_form(path, f"expected a fold's number of people, found {rows[position][:80]!r}")
         count = int(rows[position])
         people = names[position + 1 : position + 1 + count]
         if len(people) < count:
@@ -117,6 +117,11 @@ def _people_by_fold(path: Path, rows: list[str]) -> list[list[str]]:
     if has_fold_count and int(rows[0]) != len(by_fold):
         raise _neither_form(path, f"promises {rows[0]} folds and has {len(by_fold)}")
     return by_fold
+
+
+def is_count(field: str) -> bool:
+    """Whether it is a number that can count people or images: `int` refuses 5,000 digits."""
+    return field.isdecimal() and len(field) <= 9
 
 
 def _neither_form(path: Path, what: str) -> FacelitError:

@@ -57,7 +57,7 @@ class _Unpickler:
         self._at = 0
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._encoded = 0
+        self._copied = 0
 
     def load(self) -> object:
         """What the pickle stands for; see `load_plain`."""
@@ -169,7 +169,7 @@ class _Unpickler:
             raise RefusedError(f"byte {self._at} ends a string that cannot be decoded") from None
 
     def _name(self, module: object, name: object) -> None:
-        """Notes which function a pickle names; `a few are known, and the others refused."""
+        """Notes which function a pickle names: a few are known, and the others refused."""
         if type(module) is not str or type(name) is not str:
             raise RefusedError(f"byte {self._at} asks for something that has no name, and {_ONLY}")
         full = f"{module}.{name}"
@@ -198,11 +198,14 @@ class _Unpickler:
             self._encode(*arguments)
         elif type(name) is _Name and name in NAMES:
             try:
-                self._push(make(name, arguments))
+                made = make(name, arguments)
             except ValueError:
                 raise RefusedError(
                     f"byte {self._at} makes something of {name!s} that is not plain, and {_ONLY}"
                 ) from None
+            if isinstance(made, bytearray):
+                self._count(len(made))
+            self._push(made)
         else:
             raise RefusedError(f"byte {self._at} calls something, and {_ONLY}")
 
@@ -221,10 +224,13 @@ class _Unpickler:
     def _encode(self, text: object, encoding: object) -> None:
         if type(text) is not str or encoding != "latin1":
             raise RefusedError(f"byte {self._at} makes bytes in an unknown way")
-        self._encoded += len(text)
-        if self._encoded > len(self._data):
-            raise RefusedError(f"byte {self._at} makes more bytes than the file has")  # of one text, again and again
+        self._count(len(text))
         self._push(self._decoded(lambda: text.encode("latin-1")))
+
+    def _count(self, copied: int) -> None:
+        self._copied += copied
+        if self._copied > 2 * len(self._data):  # in protocol 0 bytes are made of a text, and a bytearray of those
+            raise RefusedError(f"byte {self._at} makes more bytes than the file has")  # of one text, again and again
 
 
 _INSTRUCTIONS: dict[bytes, Callable[[_Unpickler], None]] = {

@@ -43,7 +43,7 @@ def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
                 continue
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
-                listed = list(entries)
+                listed = sorted(entries, key=lambda entry: entry.name, reverse=True)  # popped from the end
         except OSError as error:
             raise FacelitError(f"{folder}: cannot list this folder ({error.strerror or error}).") from None
         folders = [entry for entry in listed if is_folder(entry)]

@@ -88,9 +88,11 @@ def cluster(
     usual = _USUAL if _USUAL in measured else "best_accuracy"
     limit = model.choose_threshold(threshold, at or usual, on)
     from facelit.inference.album import Album
+    from facelit.inference.thresholds import averages_mirror_images
 
-    album = Album(Path(out), f"{model.fingerprint} {model.flip_average} {aligned} {which} {detector}")
-    digests, skipped = _embed_new(album, model, paths, aligned, which, batch_size)
+    flip = averages_mirror_images(model.calibration, on)
+    album = Album(Path(out), f"{model.fingerprint} {flip} {aligned} {which} {detector}")
+    digests, skipped = _embed_new(album, model, paths, aligned, which, flip, batch_size)
     if not album.digests:
         raise FacelitError(f"none of the {len(paths):,} photos can be used, for example {skipped[0]}")
     known = int(album.people.max(initial=0))
@@ -123,6 +125,7 @@ def _embed_new(
     paths: Sequence[Path],
     aligned: bool,
     which: Literal["all", "largest", "central"],
+    flip: bool,
     batch_size: int,
 ) -> tuple[dict[str, Path], list[BadImageError]]:
     """Adds photos that are new to the album; returns each photo's path by its hash, and the photos that cannot be used.
@@ -153,9 +156,7 @@ def _embed_new(
     for start in range(0, len(new), _CHUNK):
         chunk = new[start : start + _CHUNK]
         crops: dict[int, np.ndarray] = {}
-        found = embed_photos(
-            model, [path for _, path in chunk], aligned, which, model.flip_average, batch_size, crops.__setitem__
-        )
+        found = embed_photos(model, [path for _, path in chunk], aligned, which, flip, batch_size, crops.__setitem__)
         skipped += found.skipped
         album.add(((*chunk[number], faces) for number, faces in crops.items()), found.embeddings)
         album.save()

@@ -11,6 +11,7 @@ import numpy as np
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
 from facelit.inference.console import check_output, open_model, remark, remark_several_faces
+from facelit.storage.files import check_writable
 
 if TYPE_CHECKING:
     from facelit.inference import FaceModel
@@ -88,6 +89,8 @@ def evaluate(
     people = list_people(root)
     check_people(root, [len(photos) for photos in people.values()], far)
     model = open_model(checkpoint, device, detector, detector_model)
+    if write_threshold:
+        check_writable(model.checkpoint_path, "checkpoint")
     flip = flip_average or model.flip_average
     paths = [path for photos in people.values() for path in photos]
     faces = embed_photos(model, paths, aligned, which or "largest", flip, batch_size).require_any(len(paths))

@@ -119,7 +119,7 @@ def _split(bins: Counts, above: Any, across: Any, diagonal: bool) -> tuple[Count
 
 def threshold_of(edge: int) -> float:
     """The cosine similarity at the lower edge of a bin; just above 1 for the edge that accepts nothing."""
-    return 2 * edge / BINS - 1
+    return (2 * edge + 2 * (edge == BINS)) / BINS - 1
 
 
 class Curve:

@@ -65,7 +65,7 @@ def test_crops_are_the_warped_photos(photos: Path, tmp_path: Path, jobs: int, ba
     assert faces == {f"person_{p}/{n}.png": n for p in range(3) for n in range(4)} | {"person_0/text.jpg": 0}
     assert set(tree(tmp_path / "crops")) == {f"person_{p}/{n}.png" for p in range(3) for n in (1, 2, 3)}
     assert [outcome.reason for outcome in result.outcomes if outcome.reason] == [
-        "not an image, or of an unknown format"
+        "cannot read this image (not an image, or of an unknown format)"
     ]
     expected = warp(draw(3, 23), estimate_similarity(written(0)))
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "crops" / "person_2" / "3.png")), expected)

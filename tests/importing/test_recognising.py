@@ -65,6 +65,15 @@ def test_timm_is_recognised_by_the_name_that_the_file_has_for_it() -> None:
     assert found.network.init_args["embedding_dim"] == 64
 
 
+def test_a_name_in_the_file_is_a_hint_only() -> None:
+    """Training scripts write `arch: resnet18` for networks of their own."""
+    state = foreign.on_meta(foreign.iresnet_shapes(R18))
+    found = recognise(Weights(state, "", [], {"architecture": "resnet18"}), "weights.pth")
+    assert found.network.title == "IResNet-18 of arcface_torch"
+    with pytest.raises(FacelitError, match="The closest is resnet18 of torchvision"):
+        recognise(Weights(state, "", [], {}), "weights.pth", "resnet18")
+
+
 @pytest.mark.parametrize(
     ("wrap", "left_out"),
     [

@@ -12,6 +12,7 @@ from facelit.errors import FacelitError
 from facelit.storage.folder import FolderStore
 from facelit.storage.images import list_images
 from facelit.storage.pairs_file import read_pairs
+from facelit.storage.people import read_people
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,14 @@ def test_headers_of_pairs(tmp_path: Path, header: str) -> None:
     with pytest.raises(FacelitError, match=r"line 1: expected the number of folds") as raised:
         read_pairs(path)
     assert len(str(raised.value)) < 300
+
+
+def test_counts_of_people(tmp_path: Path) -> None:
+    path = tmp_path / "people.txt"
+    path.write_text(f"2\n1\nname\t1\n{'9' * 5000}\nname\t1\n", encoding="utf-8")
+    with pytest.raises(FacelitError, match="expected a fold's number of people, found '999") as raised:
+        read_people(path)
+    assert len(str(raised.value)) < 400
 
 
 @pytest.fixture

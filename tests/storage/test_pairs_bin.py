@@ -119,6 +119,21 @@ def test_other_content_is_refused(tmp_path: Path, content: object, reason: str) 
         read_pairs_bin(path)
 
 
+def test_one_array_is_not_copied_again_and_again(tmp_path: Path) -> None:
+    """Of an image that is listed often there is one copy, and arrays that share their bytes are refused."""
+    image = bytearray(b"a" * 10_000)
+    images, _ = read_pairs_bin(_write(tmp_path, pickle.dumps(([image] * 200, [True] * 100), 4)))
+    assert images == [bytes(image)] * 200
+    assert len(set(map(id, images))) == 1
+    name = b"cnumpy.core.numeric\n_frombuffer\nq\1"
+    dtype = b"cnumpy\ndtype\nX\2\0\0\0u1\x85Rq\2"
+    shared = b"h\1(h\0h\2M\x10\x27\x85X\1\0\0\0CtR"
+    head = b"B\x10\x27\0\0" + bytes(image) + b"q\0" + name + dtype
+    data = b"\x80\3" + head + b"](" + shared * 200 + b"e](" + b"\x88" * 100 + b"e\x86."
+    with pytest.raises(FacelitError, match="it holds more bytes than the file has"):
+        read_pairs_bin(_write(tmp_path, data))
+
+
 def test_a_malicious_set_is_refused(tmp_path: Path) -> None:
     """What it would run is named, and not run."""
     marker = tmp_path / "marker"

@@ -229,6 +229,7 @@ def test_cut_short_anywhere(protocol: int) -> None:
         b")q\0" + b"h\0h\0\x86q\0" * 1000 + b"h\0h\0\x93.",  # 2**1000 items, if it were printed as a name
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\ntR(K\1(J\xff\xff\xff\x7ftcnumpy\ndtype\n(X\2\0\0\0u1tR\x89C\1atb.",
         b"X\x10\x27\0\0" + b"a" * 10_000 + b"q\0" + b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R" * 1000 + b".",
+        b"B\x10\x27\0\0" + b"a" * 10_000 + b"q\0" + b"c__builtin__\nbytearray\nq\1" + b"h\1h\0\x85R" * 1000 + b".",
     ],
     ids=lambda pickled: repr(pickled[:12]),
 )

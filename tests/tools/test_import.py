@@ -124,11 +124,13 @@ def test_an_onnx_that_facelit_wrote(theirs: Theirs, tmp_path: Path, capsys: pyte
     own, target = trained_run(), tmp_path / "face.ckpt"
     main(["export", str(tmp_path / "face.onnx"), "--checkpoint", str(own.checkpoint)])
     main(["import", str(tmp_path / "face.onnx"), str(target)])
-    (tmp_path / "face.onnx").unlink()
     model, crops = facelit.load(target), [own.crop(0, 1), own.crop(1, 1)]
     expected = facelit.load(own.checkpoint)
     np.testing.assert_allclose(model.embed(crops), expected.embed(crops), atol=1e-5)
     assert model.calibration["tiny"]["thresholds"] == expected.calibration["tiny"]["thresholds"]
+    main(["import", str(tmp_path / "face.onnx"), str(tmp_path / "bgr.ckpt"), "--colour", "BGR"])
+    assert not facelit.load(tmp_path / "bgr.ckpt").calibration  # they were not measured so
+    (tmp_path / "face.onnx").unlink()
     message = fails(capsys, "export", tmp_path / "twice.onnx", "--checkpoint", target)
     assert "holds an ONNX already: use face.onnx" in message
     message = fails(capsys, "fit", "--config", theirs.config, "--model.init_backbone", target)

@@ -107,6 +107,15 @@ def test_blocks_count_each_pair_once(
     assert np.abs(np.cumsum(whole.genuine - counts.genuine)).sum() <= 5
 
 
+def test_two_people_with_one_picture_pass_no_threshold() -> None:
+    """Where too many impostor pairs score 1, the threshold is above 1, as what it accepts says."""
+    rows = np.eye(4, dtype=np.float32)[[0, 0, 1, 1]]
+    owners = np.array([0, 1, 2, 2])
+    point = AllPairs(count_pairs(rows, owners, np.zeros(3, np.int64)), 3).at_far(1e-2)
+    assert point.threshold > 1
+    assert (point.tar.value, point.accepted) == (0.0, 0)
+
+
 def test_intervals_leave_each_group_out_literally(
     embeddings: npt.NDArray[np.float32], people: npt.NDArray[np.int64]
 ) -> None:
