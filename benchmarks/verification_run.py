@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from facelit.backbones import VGG16
 from facelit.data.augmentation import normalize
-from facelit.data.batches import EvalImages, as_tensor
+from facelit.data.batches import EvalBatch, EvalImages, as_tensor
 from facelit.data.pairs import PairsFolder
 from facelit.data.sources import VerificationSource
 from facelit.storage.images import Crop
@@ -118,10 +118,10 @@ def embed(setting: Setting, crops: Tensor) -> Tensor:
 def facelit_way(setting: Setting, source: VerificationSource) -> npt.NDArray[np.float64]:
     """Embeds every crop once; returns the fold accuracies."""
     metric = PairVerification(np.stack([source.first, source.second], axis=1), source.is_same, source.folds)
-    batches: Iterable[tuple[Tensor, Tensor]] = DataLoader(
+    batches: Iterable[EvalBatch] = DataLoader(
         EvalImages(source), setting.batch, num_workers=setting.workers, pin_memory=setting.device.type == "cuda"
     )
-    for images, numbers in batches:
+    for images, numbers, _ in batches:
         metric.update(embed(setting, images), numbers)
     return metric.compute().fold_accuracies
 

@@ -80,7 +80,8 @@ def build(call: str) -> nn.Module:
 
 
 def test_every_backbone_is_in_the_table() -> None:
-    assert {row[0].strip("`").partition("(")[0] for row in table()} == set(backbones.__all__)
+    around_others = {"ImportedBackbone", "OnnxModel"}  # what they cost is what they hold
+    assert {row[0].strip("`").partition("(")[0] for row in table()} == set(backbones.__all__) - around_others
 
 
 @pytest.mark.parametrize("row", table(), ids=lambda row: row[0].strip("`"))

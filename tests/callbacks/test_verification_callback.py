@@ -13,7 +13,7 @@ from PIL import Image
 from facelit import FacelitError
 from facelit.checkpoints import store_calibration
 from facelit.cli import main
-from facelit.data import FaceDataModule, PairsFolder
+from facelit.data import FaceDataModule, PairsFolder, SyntheticPairs
 from facelit.verification import evaluate_pairs
 from tiny_run import make_run
 
@@ -24,7 +24,7 @@ SETS = {"tiny": "pairs.txt", "also": "more_pairs.txt"}
 def test_names_of_sets_are_checked(name: str) -> None:
     """Figures and files are named after them; val/accuracy is what the best checkpoint is chosen by."""
     with pytest.raises(FacelitError, match=f"data.verification: a set cannot be called '{name}'"):
-        FaceDataModule(verification={name: None})
+        FaceDataModule(verification={name: SyntheticPairs(folds=2, pairs_per_fold=2)})
 
 
 def last_figures(log: Path) -> dict[str, float]:
