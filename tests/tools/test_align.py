@@ -77,7 +77,8 @@ def test_a_run_and_its_report(
     folder = target / FOLDER
     assert (folder / "align-no-face.txt").read_text() == "person_1/5.jpg\n"
     assert (folder / "align-aligned.txt").read_text().splitlines()[0] == "person_0/0.jpg\tperson_0/0.jpg"
-    assert (folder / "align-unreadable.txt").read_text() == "person_0/text.jpg\tnot an image, or of an unknown format\n"
+    reason = "cannot read this image (not an image, or of an unknown format)"
+    assert (folder / "align-unreadable.txt").read_text() == f"person_0/text.jpg\t{reason}\n"
     with Image.open(folder / SHEET) as sheet:
         assert sheet.format == "PNG"
 
@@ -137,8 +138,10 @@ def test_unreadable_photos_are_named(photos: Path, tmp_path: Path, capsys: pytes
     (photos / "person_1" / "3.jpg").write_bytes(b"")
     landmarks = write_landmarks(tmp_path / "l.tsv", [f"person_{number % 2}/{number}.jpg" for number in range(6)])
     assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 1
-    assert "person_1/3.jpg: the file is empty" in capsys.readouterr().out
-    assert (tmp_path / "crops" / FOLDER / "align-unreadable.txt").read_text() == "person_1/3.jpg\tthe file is empty\n"
+    assert "person_1/3.jpg: cannot read this image (the file is empty)" in capsys.readouterr().out
+    assert (
+        tmp_path / "crops" / FOLDER / "align-unreadable.txt"
+    ).read_text() == "person_1/3.jpg\tcannot read this image (the file is empty)\n"
     save(photos / "person_1" / "3.jpg", 3)
     assert run(photos, tmp_path / "crops", "--landmarks", landmarks) == 0
     assert "6 photos, 6 crops" in (printed := capsys.readouterr().out)
