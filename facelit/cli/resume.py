@@ -118,10 +118,12 @@ def _differences(part: str, configured: Any, trained: Any) -> Iterator[str]:
 
 
 def _namespace(value: Any) -> Any:
-    """Nested dicts as jsonargparse has them."""
-    if isinstance(value, Mapping):
-        return Namespace(**{name: _namespace(inner) for name, inner in value.items()})  # type: ignore[no-untyped-call]
-    return value
+    """A class's specification as jsonargparse has it, with those among its arguments; dicts of other kinds stay dicts."""
+    if not isinstance(value, Mapping) or "class_path" not in value:
+        return value
+    arguments = {name: _namespace(inner) for name, inner in value.get("init_args", {}).items()}
+    init_args = Namespace(**arguments)  # type: ignore[no-untyped-call]  # jsonargparse's own
+    return Namespace(class_path=value["class_path"], init_args=init_args)  # type: ignore[no-untyped-call]
 
 
 def _plain(value: Any) -> Any:
