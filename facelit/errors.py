@@ -1,4 +1,4 @@
-"""The one exception that a user's slip (a wrong path, option or file) ends in."""
+"""The exception for user errors: a wrong path, option or file."""
 
 _WORKER_TRACEBACK = "Original Traceback"
 

@@ -158,7 +158,7 @@ def finish_epoch(trainer: Trainer) -> None:
 
 def _stop_restarting(trainer: Trainer) -> None:
     # The fit loop overrides the setter, and would not let go.
-    _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+    _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]  # a property
 
 
 def batches_in_epoch(trainer: Trainer) -> float:
@@ -230,7 +230,7 @@ def on_signals(trainer: Trainer, install: Callable[[], None]) -> None:
 
 def replace_process_observer(observe: Callable[[list[subprocess.Popen[bytes]]], None]) -> None:
     """Hands the processes that Lightning's launcher has started to `observe`, instead of to a thread of its own."""
-    subprocess_script._launch_process_observer = observe  # type: ignore[assignment]
+    subprocess_script._launch_process_observer = observe  # type: ignore[assignment]  # replaced on purpose
 
 
 def default_store() -> Store | None:
@@ -312,4 +312,4 @@ def unscales_in_step(optimizer: Optimizer) -> bool:
 
 def forbid_fused_unscaling(optimizer: Optimizer) -> None:
     """Declares that the optimizer's step unscales nothing: else Lightning refuses to clip, under bf16-mixed too."""
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # torch sets it

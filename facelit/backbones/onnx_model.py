@@ -92,7 +92,7 @@ class OnnxModel(nn.Module):
     def _open(self) -> Signature:
         if self._session is None:
             self._session = read_signature(self.content.cpu().numpy().tobytes(), "this checkpoint's ONNX", self.output)
-        return self._session  # type: ignore[no-any-return]
+        return self._session  # type: ignore[no-any-return]  # onnxruntime has no types
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Other weights are another session."""

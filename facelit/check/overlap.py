@@ -56,7 +56,7 @@ def find_overlap(faces: Faces, one: VerificationSet, embed: Embed, threshold: fl
     """Compares the mean embedding of each identity with that of each person of a verification set.
 
     The threshold, where none is given, is measured on the set: 99 % of its people have a lower score with everybody else in it, so
-    that about one stranger in a hundred is taken for somebody of the set. Sets of fewer than 100 people, and a `.bin`, which has
+    that about one stranger in a hundred is mistaken for somebody in the set. Sets of fewer than 100 people, and a `.bin`, which has
     none, get 0.5.
 
     Args:

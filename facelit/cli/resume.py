@@ -123,7 +123,7 @@ def _namespace(value: Any) -> Any:
         return value
     arguments = {name: _namespace(inner) for name, inner in value.get("init_args", {}).items()}
     init_args = Namespace(**arguments)  # type: ignore[no-untyped-call]  # jsonargparse's own
-    return Namespace(class_path=value["class_path"], init_args=init_args)  # type: ignore[no-untyped-call]
+    return Namespace(class_path=value["class_path"], init_args=init_args)  # type: ignore[no-untyped-call]  # likewise
 
 
 def _plain(value: Any) -> Any:

@@ -96,7 +96,7 @@ class TrainLoader(DataLoader[TrainBatch]):
 
     @cached_property
     def _order(self) -> dict[str, Any]:
-        assert isinstance(self.sampler, EpochSampler) and isinstance(self.dataset, TrainImages)  # noqa: PT018
+        assert isinstance(self.sampler, EpochSampler) and isinstance(self.dataset, TrainImages)  # noqa: PT018  # for mypy
         return order_of(self.sampler, self.dataset.reader.source)
 
 

@@ -310,7 +310,7 @@ class IdentityHead(Head):
 
     @torch.no_grad()
     def _center_metrics(self, loss: Tensor, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        assert self.center is not None and self.center_loss is not None  # noqa: PT018
+        assert self.center is not None and self.center_loss is not None  # noqa: PT018  # for mypy
         return {
             "loss_center": loss.detach(),
             "center_distance": self.center_loss.distances(embeddings, labels).mean(),

@@ -151,7 +151,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FacelitError(f'{path}: the package safetensors is not installed: pip install "facelit[export]"') from None
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118  # not a dict
     except (safetensors.SafetensorError, OSError) as error:
         raise FacelitError(f"{path}: this .safetensors is truncated or damaged ({error}).") from None
 

@@ -182,7 +182,7 @@ def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _write(axes: Axes, x: float, y: float, text: str, size: float, **style: object) -> None:
     # A dollar sign in a file name must not start a formula.
     style = {"va": "top", **style}
-    axes.text(x, y, _printable(text), fontsize=size, parse_math=False, **style)  # type: ignore[arg-type]
+    axes.text(x, y, _printable(text), fontsize=size, parse_math=False, **style)  # type: ignore[arg-type]  # matplotlib names each
 
 
 def _printable(text: str) -> str:
