@@ -147,3 +147,21 @@ def test_entries_of_wrong_types_are_named(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "a.ckpt", content)
     with pytest.raises(FacelitError, match=rf"a\.ckpt: not a checkpoint of facelit's.*`{name}` is of type \w+, not"):
         read_checkpoint(path)
+
+
+class Touches:
+    """Unpickled carelessly, it leaves a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "hyper_parameters", "callbacks", "facelit", "more"])
+def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path, key: str) -> None:
+    path = save(tmp_path / "a.ckpt", {**checkpoint(), key: {"x": Touches(tmp_path / "executed")}})
+    with pytest.raises(FacelitError, match=r"a\.ckpt: not a checkpoint"):
+        read_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
