@@ -106,6 +106,11 @@ class Augmentation:
         self.blur = _checked("blur", blur)
         self.low_resolution = _checked("low_resolution", low_resolution)
 
+    @property
+    def changes(self) -> bool:
+        """Whether any crop can come out changed."""
+        return any(vars(self).values())
+
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """Changes a batch.
 

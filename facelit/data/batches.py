@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from facelit.data.augmentation import uniform_draws
 from facelit.data.reading import BadImage, CropReader, EncodedCrops
-from facelit.data.samplers import BatchRequest
+from facelit.data.samplers import BatchRequest, Indices
 from facelit.data.sources import VerificationSource
 from facelit.storage.images import CROP_SIZE, BadImageError, read_crop
 
@@ -25,7 +25,7 @@ class TrainBatch(NamedTuple):
     `images` (N, 3, 112, 112): uint8 from the workers (or JPEGs, for a GPU to decode), float32 in [-1, 1] once on the device;
     `labels` (N,) int64; `draws` (N, K), the float32 random numbers that the augmentation uses up, as int32 of the same bits
     from the workers; `bad`: images that could not be read, and that others stand in for; `global_size`: images of the batch
-    over all processes, None for N each.
+    over all processes, None for N each; `numbers`: the crops' numbers in the set, int64 (N,), which stay on the CPU.
     """
 
     images: Tensor | EncodedCrops
@@ -33,6 +33,7 @@ class TrainBatch(NamedTuple):
     draws: Tensor
     bad: Sequence[BadImage] = ()
     global_size: int | None = None
+    numbers: Indices | None = None
 
 
 class EvalBatch(NamedTuple):
@@ -74,6 +75,7 @@ class TrainImages(Dataset[TrainBatch]):
             torch.from_numpy(uniform_draws(self.seed, request.epoch, request.indices)).view(torch.int32),
             bad,
             request.global_size,
+            request.indices,
         )
 
     def __len__(self) -> int:

@@ -147,7 +147,7 @@ class FaceDataModule(LightningDataModule):
         sampler = EpochSampler(self.plan, source.labels, self._world_size, self._rank, self.seed)
         if self.trainer is not None:
             begin_at_epoch(sampler, self.trainer)
-        images = TrainImages(self._reader(), self.seed, self.decode_on_gpu)
+        images = TrainImages(self.reader(), self.seed, self.decode_on_gpu)
         loader = TrainLoader(images, sampler=sampler, **self._loader_options(batch_size=None))
         loader.trainer = self.trainer
         return loader
@@ -184,7 +184,8 @@ class FaceDataModule(LightningDataModule):
     def _rank(self) -> int:
         return self.trainer.global_rank if self.trainer else 0
 
-    def _reader(self) -> CropReader:
+    def reader(self) -> CropReader:
+        """Reads the crops of the training set, by number."""
         return CropReader(self._training_set(), self.on_bad_image)
 
     def _training_set(self) -> IdentitySource:
@@ -263,7 +264,7 @@ class FaceDataModule(LightningDataModule):
             raise FacelitError(
                 f"data.decode_on_gpu needs an NVIDIA GPU, and this run is on the {device.type}. Turn the option off."
             )
-        self._decoder = GpuDecoder(self._reader(), device)
+        self._decoder = GpuDecoder(self.reader(), device)
         rank_zero_info(f"Decoding JPEGs on the GPU with {self._decoder.name}.")
 
     def _refuse_overfit_batches(self) -> None:

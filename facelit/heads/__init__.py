@@ -7,6 +7,7 @@ from facelit.heads.center import CenterLoss
 from facelit.heads.center_head import CenterLossHead
 from facelit.heads.combined_margin import CombinedMarginHead
 from facelit.heads.cosface import CosFaceHead
+from facelit.heads.distillation import DistillationHead, DistillationLoss
 from facelit.heads.identity import CenterTerm, IdentityHead
 from facelit.heads.margin import MarginHead
 from facelit.heads.metric_learning import MetricLearningHead
@@ -21,6 +22,8 @@ __all__ = [
     "CenterTerm",
     "CombinedMarginHead",
     "CosFaceHead",
+    "DistillationHead",
+    "DistillationLoss",
     "Head",
     "HeadOutput",
     "IdentityHead",

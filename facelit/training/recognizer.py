@@ -28,6 +28,7 @@ from facelit.speed.fusing import StepWatch
 from facelit.speed.recomputing import recompute_activations
 from facelit.training import sharding
 from facelit.training.batches import images_of, training_batch
+from facelit.training.distillation import Distillation, DistillationTerm, refuse_without_teacher
 from facelit.training.loss import apply_head, log_figures, wants_figures
 from facelit.training.optimization import Optimization, default_optimizer, gradient_scaler
 
@@ -51,6 +52,7 @@ class FaceRecognizer(LightningModule):
         decay_norms_and_biases: Whether the optimizer's weight decay acts on norms, biases and PReLU slopes too.
         ema_decay: Share of a moving average of the backbone's weights that one step keeps, for example 0.999; validations
             and checkpoints then use the average (`facelit.callbacks.WeightAverage`). By default there is none.
+        distillation: A frozen network whose embeddings the backbone's follow, besides what the head asks for.
 
     Raises:
         FacelitError: An option is out of range, or `init_backbone` does not fit.
@@ -69,12 +71,13 @@ class FaceRecognizer(LightningModule):
         checkpoint_activations: bool = False,
         decay_norms_and_biases: bool = True,
         ema_decay: float | None = None,
+        distillation: DistillationTerm | None = None,
     ) -> None:
         super().__init__()
         if made_by_command_line():
             self.save_hyperparameters()  # plain values, which load safely: the objects that Python code hands over would not
         self._set_model(backbone, init_backbone, channels_last, compile, checkpoint_activations)
-        self._set_loss(head)
+        self._set_loss(head, distillation)
         optimization = Optimization(optimizer, lr_scheduler, lr_interval, decay_norms_and_biases)
         self._set_optimization(optimization, ema_decay)
         self.calibration: dict[str, Any] = {}
@@ -93,9 +96,11 @@ class FaceRecognizer(LightningModule):
             recompute_activations(backbone)
         self._compiled = make_compiled(compile)
 
-    def _set_loss(self, head: Head) -> None:
+    def _set_loss(self, head: Head, term: DistillationTerm | None) -> None:
         self.head = head
         self.head_optimizer: torch.optim.Optimizer | None = None
+        self.distillation = None if term is None else Distillation(term)
+        refuse_without_teacher(head, self.distillation)
 
     def _set_optimization(self, optimization: Optimization, ema_decay: float | None) -> None:
         self.optimization = optimization
@@ -124,7 +129,10 @@ class FaceRecognizer(LightningModule):
         """The head's loss on a `TrainBatch`, or on (images, labels): float (N, 3, 112, 112) in [-1, 1], integers (N,)."""
         crops = training_batch(batch, first=batch_idx == 0)
         logs = wants_figures(self.trainer, batch_idx)
-        output = apply_head(self.head, self(crops.images), crops, logs)
+        embeddings = self(crops.images)
+        output = apply_head(self.head, embeddings, crops, logs)
+        if self.distillation is not None:
+            output = self.distillation(output, embeddings, crops)
         if logs:
             log_figures(self, self.head, output, len(crops.labels))
         return output.loss
@@ -137,8 +145,10 @@ class FaceRecognizer(LightningModule):
     predict_step = validation_step
 
     def configure_model(self) -> None:
-        """Gives a sharded head the identities of this process, now that the processes know each other."""
+        """Gives a sharded head the identities of this process, now that the processes know each other; opens the teacher."""
         sharding.spread(self, self.head)
+        if self.distillation is not None and self.trainer.state.fn == "fit":
+            self.distillation.open(self.backbone)
 
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs, however its trainer was made."""
@@ -183,6 +193,8 @@ class FaceRecognizer(LightningModule):
         own |= {"drawn": True} if is_drawn(_training_set(trainer_of(self))) else {}
         self._random_state.save_into(own, self.device)
         self._pending_validation.save_into(own, self.trainer)
+        if self.distillation is not None:
+            self.distillation.save_into(own)
         self.weight_average.save_into(checkpoint, own)
         sharding.save_into(checkpoint, own, self.head, self.trainer)
         checkpoint[CHECKPOINT_KEY] = own
@@ -194,6 +206,8 @@ class FaceRecognizer(LightningModule):
         self.calibration = own.get("calibration", {})
         if self.head.sharded:
             sharding.shard_checkpoint(checkpoint, self.head, own.get("identity_places", ()))
+        if self.distillation is not None:
+            self.distillation.resume_from(checkpoint["state_dict"], own)
         trainer = trainer_of(self)
         if trainer is not None and trainer.state.fn == "fit":
             self.weight_average.resume_from(checkpoint, own)
@@ -205,6 +219,8 @@ class FaceRecognizer(LightningModule):
         begin_next_epoch(self.trainer)
         if self._compiled is not None:
             self._compiled.check_accumulation(self.trainer.accumulate_grad_batches)
+        if self.distillation is not None:
+            self.distillation.begin(self.trainer, self.device)
 
 
 def _training_set(trainer: Any) -> Any:
