@@ -46,6 +46,7 @@ from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints, is_first_process
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
+from facelit.training.distillation import without_teacher
 from facelit.training.recognizer import FaceRecognizer
 
 __all__ = ["FacelitCLI", "backbones", "heads", "main"]  # importing the rooms lets short class names resolve
@@ -149,6 +150,11 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         config.trainer.strategy = _strategy(config.trainer.strategy)
         if config.ckpt_path is not None:
             self._use_checkpoint(config)
+        head = config.model.head
+        if "init_args" not in head:
+            head.init_args = (
+                Namespace()
+            )  # where a head has no options, Lightning's link has no place for num_identities
 
     def instantiate_classes(self) -> None:
         """Builds everything, then makes sure that the checkpoint fits before anything starts."""
@@ -160,7 +166,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         if self.checkpoint is not None:
             path = self.config[self.subcommand].ckpt_path
             what = "the network of this configuration"
-            check_fits(self.model.state_dict(), self.checkpoint["state_dict"], path, what)
+            check_fits(self.model.state_dict(), without_teacher(self.checkpoint["state_dict"]), path, what)
             self.checkpoint = None
         if self.subcommand == "fit":
             rank_zero_info(_what_chooses(self.config[self.subcommand]))

@@ -8,11 +8,13 @@
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from facelit.distributed import weigh_part
 from facelit.heads.base import Head, HeadOutput, directions
 from facelit.heads.precision import KeepsFloat32, at_least_float32
+from facelit.heads.rows import Rows, draw_rows, random_seed
 
 Distance = Literal["cosine", "squared"]
 
@@ -32,6 +34,7 @@ class DistillationLoss(KeepsFloat32):
         embedding_dim: the length of a student's embedding, D.
         teacher_dim: the length of a teacher's embedding, T.
         distance: "cosine" or "squared".
+        seed: what the map is drawn from, uniformly as nn.Linear's; None for torch's random state.
 
     Attributes:
         map: nn.Linear from D to T; None if they are equal.
@@ -40,7 +43,9 @@ class DistillationLoss(KeepsFloat32):
         ValueError: if a size is not positive, or there is no such distance.
     """
 
-    def __init__(self, embedding_dim: int, teacher_dim: int, distance: Distance = "cosine") -> None:
+    def __init__(
+        self, embedding_dim: int, teacher_dim: int, distance: Distance = "cosine", seed: int | None = None
+    ) -> None:
         super().__init__()
         if embedding_dim < 1 or teacher_dim < 1:
             raise ValueError(f"embedding_dim={embedding_dim} and teacher_dim={teacher_dim}: both must be positive")
@@ -49,7 +54,17 @@ class DistillationLoss(KeepsFloat32):
         self.embedding_dim = embedding_dim
         self.teacher_dim = teacher_dim
         self.distance = distance
-        self.map = None if embedding_dim == teacher_dim else nn.Linear(embedding_dim, teacher_dim, bias=False)
+        self.map: nn.Linear | None = None
+        if embedding_dim != teacher_dim:
+            self.map = nn.Linear(embedding_dim, teacher_dim, bias=False)
+            bound = embedding_dim**-0.5
+            drawn = draw_rows(
+                Rows(0, teacher_dim),
+                embedding_dim,
+                random_seed() if seed is None else seed,
+                lambda x, generator: x.uniform_(-bound, bound, generator=generator),
+            )
+            self.map.weight = nn.Parameter(drawn)
 
     def forward(self, embeddings: Tensor, targets: Tensor) -> Tensor:
         """Computes the loss of a batch.
@@ -72,7 +87,8 @@ class DistillationLoss(KeepsFloat32):
             )
         mapped = at_least_float32(embeddings)
         if self.map is not None:
-            mapped = nn.functional.linear(mapped, self.map.weight.to(mapped.dtype))
+            with torch.autocast(mapped.device.type, enabled=False):
+                mapped = nn.functional.linear(mapped, self.map.weight.to(mapped.dtype))
         student, teacher = directions(mapped), directions(targets.detach().to(mapped))
         if self.distance == "squared":
             distances = (student - teacher).square().sum(dim=1)

@@ -16,6 +16,7 @@ from facelit.distributed import global_batch
 from facelit.errors import FacelitError
 from facelit.heads import DistillationHead, DistillationLoss, Head, HeadOutput
 from facelit.heads.distillation import Distance
+from facelit.heads.rows import random_seed
 from facelit.training.teacher import Teacher, open_teacher
 from facelit.training.teacher_table import Table, teacher_table
 
@@ -77,6 +78,7 @@ class Distillation(nn.Module):
         self._teacher: Teacher | None = None
         self._table: Table | None = None
         self._saved_fingerprint: str | None = None
+        self._seed = random_seed()  # now: later, processes may differ in their random state
 
     def open(self, backbone: nn.Module) -> None:
         """Opens the teacher and makes the loss, before the optimizer is made.
@@ -91,7 +93,7 @@ class Distillation(nn.Module):
             raise FacelitError(f"{_OPTION} needs to know how long an embedding is: give the backbone embedding_dim.")
         self._teacher = open_teacher(self.term.teacher)
         if self.loss is None:
-            self.loss = DistillationLoss(width, self._teacher.embedding_dim, self.term.distance)
+            self.loss = DistillationLoss(width, self._teacher.embedding_dim, self.term.distance, self._seed)
 
     def begin(self, trainer: Trainer, device: torch.device) -> None:
         """Makes or finds the table of the teacher's embeddings, if the run uses one.
@@ -148,6 +150,11 @@ class Distillation(nn.Module):
         if self.loss is None and _MAP in state:
             teacher_dim, width = state[_MAP].shape
             self.loss = DistillationLoss(width, teacher_dim, self.term.distance)
+
+
+def without_teacher(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's state without what belongs to the teacher's loss, which the module makes once `fit` begins."""
+    return {name: value for name, value in state.items() if name != _MAP}
 
 
 def refuse_without_teacher(head: Head, distillation: Distillation | None) -> None:
