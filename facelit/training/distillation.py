@@ -109,14 +109,14 @@ class Distillation(nn.Module):
                 " or start a new run from the checkpoint's backbone (--model.init_backbone)."
             )
         data = getattr(trainer, "datamodule", None)
-        ours = isinstance(data, FaceDataModule)
-        if self.term.view == "stored" and not ours:
+        if isinstance(data, FaceDataModule):
+            if self.term.view == "stored" or not data.augmentation.changes:
+                self._table = teacher_table(self._teacher, data.reader(), device, trainer.local_rank == 0)
+        elif self.term.view == "stored":
             raise FacelitError(
                 f'{_OPTION}.view: "stored" needs FaceDataModule, which knows crops by number; with a DataLoader of your own take'
                 ' "augmented".'
             )
-        if ours and (self.term.view == "stored" or not data.augmentation.changes):
-            self._table = teacher_table(self._teacher, data.reader(), device, trainer.local_rank == 0)
 
     def forward(self, output: HeadOutput, embeddings: Tensor, crops: TrainBatch) -> HeadOutput:
         """Adds the teacher's loss, and the metric loss_distillation (unweighted), to what the head computed.

@@ -72,11 +72,12 @@ def teacher_table(teacher: Teacher, reader: CropReader, device: torch.device, wr
 def _places(teacher: Teacher, reader: CropReader) -> list[Path]:
     """Where the table may lie, under a name that tells the network, the images and their order."""
     source = reader.source
+    root = getattr(source, "root", None)
+    prefix = "" if root is None else str(root)  # the same set, however its path is written
     digest = hashlib.blake2b(f"{teacher.fingerprint} {len(source)} {reader.on_bad_image}".encode(), digest_size=8)
     for index in range(len(source)):
-        digest.update(os.fsencode(source.name(index)) + b"\0")
+        digest.update(os.fsencode(source.name(index).removeprefix(prefix)) + b"\0")
     name = f"teacher-{digest.hexdigest()}.npy"
-    root = getattr(source, "root", None)
     places = [] if root is None else [Path(root).absolute().with_name(f"{Path(root).absolute().name}.{name}")]
     with suppress(RuntimeError):  # a user without a home has no cache
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -87,9 +88,9 @@ def _places(teacher: Teacher, reader: CropReader) -> list[Path]:
 def _open_table(places: list[Path], shape: tuple[int, int]) -> Table | None:
     for place in places:
         with suppress(OSError, ValueError):
-            found = np.load(place, mmap_mode="r", allow_pickle=False)
+            found: Table = np.load(place, mmap_mode="r", allow_pickle=False)
             if found.shape == shape and found.dtype == np.float32:
-                return np.asanyarray(found)
+                return found
     return None
 
 
