@@ -150,11 +150,9 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         config.trainer.strategy = _strategy(config.trainer.strategy)
         if config.ckpt_path is not None:
             self._use_checkpoint(config)
-        head = config.model.head
-        if "init_args" not in head:
-            head.init_args = (
-                Namespace()
-            )  # where a head has no options, Lightning's link has no place for num_identities
+        if "init_args" not in config.model.head:
+            # Where a head has no options, Lightning's link has no place for num_identities.
+            config.model.head.init_args = Namespace()  # type: ignore[no-untyped-call]  # jsonargparse's own
 
     def instantiate_classes(self) -> None:
         """Builds everything, then makes sure that the checkpoint fits before anything starts."""
