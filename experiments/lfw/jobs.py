@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import shlex
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,11 +14,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from experiments.lfw.recipes import Options, as_arguments, key_of
+from experiments.runner import ROOT, Job, Runner, read_json, write_json
 from facelit.data import IdentityFolder
 from facelit.errors import FacelitError
 from facelit.storage.pairs_file import ImageKey, Pair, PairImages, read_pairs
 
-ROOT = Path(__file__).resolve().parents[2]
 OWN_OPTIONS = (
     *(
         "data.train.root",
@@ -148,7 +140,7 @@ def _direction(images: PairImages, key: ImageKey) -> npt.NDArray[np.float64]:
     return direction
 
 
-class Job:
+class LfwJob(Job):
     """One row on one split: its folder, its commands, and its progress.
 
     Args:
@@ -160,15 +152,8 @@ class Job:
     """
 
     def __init__(self, row: str, options: Options, split: Split, out: Path, threads: int) -> None:
-        self.row, self.options, self.split, self.threads = row, options, split, threads
-        self.folder = out / row / key_of(options) / split.name
-        self.log = self.folder / "log.txt"
-        self.checkpoint = self.folder / "training" / "checkpoints" / "last.ckpt"
-
-    @property
-    def name(self) -> str:
-        """The name in messages."""
-        return f"{self.row}, {self.split.name}"
+        super().__init__(f"{row}, {split.name}", out / row / key_of(options) / split.name, threads)
+        self.row, self.options, self.split = row, options, split
 
     @property
     def tests(self) -> tuple[bool, ...]:
@@ -179,7 +164,7 @@ class Job:
         """The result, if the job and all its tests are done."""
         if not all(self._scores_file(flip_average).is_file() for flip_average in self.tests):
             return None
-        found: dict[str, Any] | None = _read_json(self.folder / "result.json")
+        found: dict[str, Any] | None = read_json(self.folder / "result.json")
         return found
 
     def scores(self, flip_average: bool = False) -> Scores:
@@ -220,129 +205,27 @@ class Job:
             options["ckpt_path"] = str(self.checkpoint)
         return [os.path.relpath(ROOT / "main.py"), subcommand, *as_arguments(options)]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Locks out other programs; the lock ends with this program, however it ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise FacelitError(f"{self.name}: another program is working on it ({self.folder}).") from None
-            yield
+    def fit_command(self) -> list[str]:
+        """`fit`, from its last epoch if there is one."""
+        return self.command("fit")
 
-
-class Runner:
-    """Runs jobs, several at once, each in its own processes, which end with this one.
-
-    Args:
-        jobs: The number of jobs to run at once.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-        self._processes: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    def run(self, jobs: Sequence[Job]) -> list[str]:
-        """Runs all jobs and prints a line about each; a failed job does not stop the others.
-
-        Returns:
-            The names of the failed jobs.
-        """
-        failed = []
-        pool = ThreadPoolExecutor(self.jobs)
-        try:
-            running = {pool.submit(self._do, job): job for job in jobs}
-            for future in as_completed(running):
-                try:
-                    print(f"{running[future].name}: {future.result()}", flush=True)
-                except FacelitError as error:
-                    print(f"{running[future].name}: FAILED: {error}", file=sys.stderr, flush=True)
-                    failed.append(running[future].name)
-        finally:
-            self._stop()
-            pool.shutdown(cancel_futures=True)
-        return failed
-
-    def _do(self, job: Job) -> str:
-        """Trains, tests and saves the result; returns a line about it."""
-        with job.locked():
-            if (found := job.result()) is not None:
-                return f"done already ({found['seconds'] / 60:.1f} min then)"
-            halves = halved(job.split.pairs(), job.split.name)
-            write_halves(job.folder / "pairs.txt", halves)
-            start = perf_counter()
-            people, crops, commands, seconds = 0, 0, [], 0.0
-            if not job.options:
-                job.keep(raw_pixel_scores(job.split.crops, halves), False)
-                seconds = perf_counter() - start
-            else:
-                people, crops = job.split.training_set(job.options["data.train.min_images_per_identity"])
-                commands = [self._train(job)]
-                seconds = _read_json(job.folder / "trained.json")["seconds"]
-                for flip_average in job.tests:
-                    commands.append(self._execute(job, "validate", flip_average))
-                    job.keep(read_scores(job.tested(flip_average) / "lfw-scores.tsv"), flip_average)
-            found = {"row": job.row, "split": job.split.name, "people": people, "crops": crops, "seconds": seconds}
-            found |= {"threads": job.threads, "options": job.options, "commands": commands}
-            _write_json(job.folder / "result.json", found)
-        return f"done in {seconds / 60:.1f} min"
-
-    def _train(self, job: Job) -> list[str]:
-        """Trains to the end, unless that is done; returns the command."""
-        state_file = job.folder / "trained.json"
-        state = _read_json(state_file) or {"seconds": 0.0, "done": False, "command": []}
-        if state["done"]:
-            return list(state["command"])
-        resumed = " (from its last epoch)" if job.checkpoint.is_file() else ""
-        print(f"{job.name}: training{resumed}; {job.log}", flush=True)
+    def do(self, runner: Runner) -> float:
+        """Trains on everybody else, then tests with and without the mirror image."""
+        halves = halved(self.split.pairs(), self.split.name)
+        write_halves(self.folder / "pairs.txt", halves)
         start = perf_counter()
-        try:
-            command = self._execute(job, "fit")
-            state |= {"done": True, "command": state["command"] or command}
-        finally:
-            state["seconds"] += perf_counter() - start
-            _write_json(state_file, state)
-        return list(state["command"])
-
-    def _execute(self, job: Job, subcommand: str, flip_average: bool = False) -> list[str]:
-        command = job.command(subcommand, flip_average)
-        with job.log.open("ab") as log, self._lock:
-            if self._stopped:
-                raise FacelitError("stopped.")
-            log.write(f"$ python {shlex.join(command)}\n".encode())
-            log.flush()
-            threads = {"OMP_NUM_THREADS": str(job.threads)}
-            process = subprocess.Popen(
-                [sys.executable, *command], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
-            )
-            self._processes.add(process)
-        status = process.wait()
-        with self._lock:
-            self._processes.discard(process)
-        if self._stopped:
-            raise FacelitError("stopped.")
-        if status:
-            last = job.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1]
-            raise FacelitError(f"{subcommand} ended with status {status}: {last[:300]} ({job.log})")
-        return ["python", *command]
-
-    def _stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            for process in self._processes:
-                process.terminate()
-
-
-def _read_json(path: Path) -> Any:
-    """Reads a JSON file; None if it does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file atomically."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+        people, crops, commands, seconds = 0, 0, [], 0.0
+        if not self.options:
+            self.keep(raw_pixel_scores(self.split.crops, halves), False)
+            seconds = perf_counter() - start
+        else:
+            people, crops = self.split.training_set(self.options["data.train.min_images_per_identity"])
+            trained = runner.train(self)
+            commands, seconds = [trained["command"]], trained["seconds"]
+            for flip_average in self.tests:
+                commands.append(runner.execute(self, self.command("validate", flip_average), "validate"))
+                self.keep(read_scores(self.tested(flip_average) / "lfw-scores.tsv"), flip_average)
+        found = {"row": self.row, "split": self.split.name, "people": people, "crops": crops, "seconds": seconds}
+        found |= {"threads": self.threads, "options": self.options, "commands": commands}
+        write_json(self.folder / "result.json", found)
+        return seconds

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.lfw.jobs import OWN_OPTIONS, Job, Runner, Scores, Split
+from experiments.lfw.jobs import OWN_OPTIONS, LfwJob, Scores, Split
 from experiments.lfw.recipes import (
     BACKBONES,
     HEADS,
@@ -48,6 +48,7 @@ from experiments.lfw.recipes import (
     row_options,
     with_changes,
 )
+from experiments.runner import Runner
 from facelit.errors import FacelitError
 from facelit.verification import VerificationResult, evaluate_pairs
 from harness.reporting import machine, print_header, print_table, write_json
@@ -93,19 +94,19 @@ def settings(row: str, arguments: argparse.Namespace) -> Options:
     return with_changes(options, overrides)
 
 
-def make_jobs(arguments: argparse.Namespace) -> dict[str, list[Job]]:
+def make_jobs(arguments: argparse.Namespace) -> dict[str, list[LfwJob]]:
     """The jobs of each row, fold by fold."""
     folds: Sequence[int | None] = [None] if arguments.view1 else sorted(set(arguments.folds))
     return {
         row: [
-            Job(row, settings(row, arguments), Split(arguments.lfw, fold), arguments.out, arguments.threads)
+            LfwJob(row, settings(row, arguments), Split(arguments.lfw, fold), arguments.out, arguments.threads)
             for fold in folds
         ]
         for row in dict.fromkeys(arguments.rows)
     }
 
 
-def print_rows(rows: Mapping[str, list[Job]]) -> None:
+def print_rows(rows: Mapping[str, list[LfwJob]]) -> None:
     """Prints every row's settings, and the command that trains its first fold."""
     for row, jobs in rows.items():
         print(f"{row}")
@@ -117,7 +118,7 @@ def print_rows(rows: Mapping[str, list[Job]]) -> None:
         print(f"    $ OMP_NUM_THREADS={jobs[0].threads} python {shlex.join(jobs[0].command('fit'))}\n")
 
 
-def report(rows: Mapping[str, list[Job]], arguments: argparse.Namespace) -> None:
+def report(rows: Mapping[str, list[LfwJob]], arguments: argparse.Namespace) -> None:
     """Prints the table, and writes the JSON file and the picture, of everything done so far."""
     done = {row: [job for job in jobs if job.result() is not None] for row, jobs in rows.items()}
     done = {row: jobs for row, jobs in done.items() if jobs}
@@ -144,7 +145,7 @@ def report(rows: Mapping[str, list[Job]], arguments: argparse.Namespace) -> None
     print(f"\n{path}, {arguments.out / f'roc-{name}.png'}")
 
 
-def _table_row(row: str, figures: Figures, jobs: Sequence[Job]) -> list[str]:
+def _table_row(row: str, figures: Figures, jobs: Sequence[LfwJob]) -> list[str]:
     found = [job.result() or {} for job in jobs]
     tar = figures.result.tar_at_far.get(1e-2)
     flipped = None if row == RAW_PIXELS else summarise([job.scores(flip_average=True) for job in jobs])
@@ -162,7 +163,7 @@ def _table_row(row: str, figures: Figures, jobs: Sequence[Job]) -> list[str]:
     ]
 
 
-def _tested(jobs: Sequence[Job]) -> str:
+def _tested(jobs: Sequence[LfwJob]) -> str:
     folds = [job.split.fold for job in jobs]
     if folds == [None]:
         return "View 1"
@@ -174,7 +175,7 @@ def _range(found: Sequence[Mapping[str, Any]], key: str) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def _as_json(figures: Figures, jobs: Sequence[Job]) -> dict[str, Any]:
+def _as_json(figures: Figures, jobs: Sequence[LfwJob]) -> dict[str, Any]:
     result = figures.result
     folds: dict[str, dict[str, Any]] = {}
     for job in jobs:

@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from experiments.lfw import ten_folds as lfw_ten_folds
-from experiments.lfw.jobs import Job, Runner, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
+from experiments.lfw.jobs import LfwJob, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
 from experiments.lfw.recipes import (
     RECIPE,
     REMOVALS,
@@ -27,6 +27,7 @@ from experiments.lfw.recipes import (
     row_options,
     with_changes,
 )
+from experiments.runner import Runner
 from facelit.errors import FacelitError
 from facelit.storage.pairs_file import Pair, read_pairs
 from tiny_run import write_crops, write_pairs
@@ -246,8 +247,8 @@ def test_key_stands_for_values_and_not_for_their_order():
 # Runs.
 
 
-def make_job(lfw: Path, out: Path, fold: int, **options: object) -> Job:
-    return Job("row", {"data.train.min_images_per_identity": 2, **options}, Split(lfw, fold), out, threads=1)
+def make_job(lfw: Path, out: Path, fold: int, **options: object) -> LfwJob:
+    return LfwJob("row", {"data.train.min_images_per_identity": 2, **options}, Split(lfw, fold), out, threads=1)
 
 
 def test_a_half_trained_fold_goes_on_at_its_checkpoint(tiny_lfw, tmp_path):
@@ -280,7 +281,7 @@ def test_a_fold_is_done_when_both_tests_are(tiny_lfw, tmp_path):
 def test_a_fold_that_fails_leaves_the_others_be(tiny_lfw, tmp_path, monkeypatch, capsys):
     scores = "fold\tsame\tscore\tfirst\tsecond\n1\t1\t0.5\ta\tb\n2\t0\t-0.25\tc\td\n"
 
-    def command(job: Job, subcommand: str, flip_average: bool = False) -> list[str]:
+    def command(job: LfwJob, subcommand: str, flip_average: bool = False) -> list[str]:
         if job.split.fold == 1:
             return ["-c", "print('out of luck'); raise SystemExit(3)"]
         path = job.tested(flip_average) / "lfw-scores.tsv"
@@ -289,7 +290,7 @@ def test_a_fold_that_fails_leaves_the_others_be(tiny_lfw, tmp_path, monkeypatch,
             f"import pathlib; p = pathlib.Path({str(path)!r}); p.parent.mkdir(exist_ok=True); p.write_text({scores!r})",
         ]
 
-    monkeypatch.setattr(Job, "command", command)
+    monkeypatch.setattr(LfwJob, "command", command)
     jobs = [make_job(tiny_lfw, tmp_path / "out", fold) for fold in (1, 2)]
     assert Runner(1).run(jobs) == ["row, fold-01"]
     assert "row, fold-01: FAILED: fit ended with status 3: out of luck" in capsys.readouterr().err

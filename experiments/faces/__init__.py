@@ -1,0 +1,1 @@
+"""Outside people, all of LFW and CFP."""
