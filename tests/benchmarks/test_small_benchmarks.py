@@ -200,3 +200,12 @@ def test_one_repeat_is_refused(
     with pytest.raises(SystemExit):
         run(monkeypatch, module, tmp_path / "a.json", "--repeats", "1")
     assert "at least 2 repeats" in capsys.readouterr().err
+
+
+def test_the_peers_losses_are_equal_where_they_are_said_to_be() -> None:
+    peers = pytest.importorskip("peers", exc_type=ImportError)
+    for losses in (peers.arcface(10, CPU), peers.triplets("all")):
+        assert peers.measure(losses, 16, CPU, repeats=2, equal=True).keys() == {peers.FACELIT, peers.PEER}
+    unequal = {**peers.triplets("all"), peers.PEER: peers.triplets("semihard")[peers.PEER]}
+    with pytest.raises(SystemExit, match="not comparable"):
+        peers.measure(unequal, 16, CPU, repeats=2, equal=True)
