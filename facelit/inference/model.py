@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from facelit.backbones.pieces import embed_in_pieces
 from facelit.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from facelit.errors import FacelitError
 from facelit.inference.checkpoint import restore_backbone
@@ -354,8 +355,7 @@ class FaceModel:
     def _forward(self, images: Tensor) -> Tensor:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        embeddings: Tensor = self.backbone(images).float()
-        return embeddings
+        return embed_in_pieces(self.backbone, images).float()
 
 
 def _move(network: nn.Module, device: str | torch.device | None) -> nn.Module:

@@ -11,6 +11,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from facelit.backbones.pieces import embed_in_pieces
 from facelit.callbacks.bad_images import BadImageLog
 from facelit.callbacks.checkpoint_files import CheckpointFiles
 from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
@@ -139,7 +140,9 @@ class FaceRecognizer(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Embeddings, float32 (N, D), of an `EvalBatch`, of images, or of (images, ...); callbacks collect them."""
-        return self.forward(images_of(batch, first=batch_idx == 0)).float()
+        images = images_of(batch, first=batch_idx == 0)
+        # A compiled network is compiled for a size.
+        return (self(images) if self._compiled else embed_in_pieces(self.forward, images)).float()
 
     test_step = validation_step
     predict_step = validation_step

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from facelit.backbones.pieces import embed_in_pieces
 from facelit.errors import FacelitError
 from facelit.importing.checkpoint import read_any
 from facelit.inference.checkpoint import restore_backbone
@@ -52,7 +53,7 @@ class Teacher:
         """
         self.network.to(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            raw = self.network(images.float().contiguous(memory_format=torch.channels_last)).float()
+            raw = embed_in_pieces(self.network, images.float().contiguous(memory_format=torch.channels_last)).float()
         # On a GPU the check would wait for the device; there a broken teacher ends in a non-finite loss.
         if raw.device.type == "cpu" and not bool(torch.isfinite(raw).all()):
             raise FacelitError(
