@@ -217,13 +217,16 @@ class FaceRecognizer(LightningModule):
             self._pending_validation.resume_from(checkpoint, own)
             self.optimization.resume_from(checkpoint)
 
+    def on_fit_start(self) -> None:
+        """Has the teacher's embeddings ready; a signal still ends the run at once."""
+        if self.distillation is not None:
+            self.distillation.begin(self.trainer, self.device)
+
     def on_train_start(self) -> None:
         """Settles where a resumed run begins."""
         begin_next_epoch(self.trainer)
         if self._compiled is not None:
             self._compiled.check_accumulation(self.trainer.accumulate_grad_batches)
-        if self.distillation is not None:
-            self.distillation.begin(self.trainer, self.device)
 
 
 def _training_set(trainer: Any) -> Any:
