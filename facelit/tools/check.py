@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from facelit.check.faces import NEAR_COPY, OUTLIER, Embed, Faces, embed_faces, usable_rows
-from facelit.check.findings import find_all
+from facelit.check.findings import border_warning, find_all
 from facelit.check.ignored import Ignored, find_ignored, ignored_finding, why_empty
 from facelit.check.label_noise import noise_findings
 from facelit.check.lists import Lists, write_lists
@@ -53,8 +53,8 @@ def check(
 ) -> int:
     """Scans a training set for defects; writes a report and a contact sheet.
 
-    Reads every image and finds unreadable files, wrong sizes, grey images, exact duplicates (of the decoded pixels) within
-    and across identities, identities with too few images, people who are also in a verification set, and anything in the
+    Reads every image and finds unreadable files, wrong sizes, grey images, crops that are black where the photo ended, exact
+    duplicates (of the decoded pixels) within and across identities, identities with too few images, people who are also in a verification set, and anything in the
     folder that is not part of the set (other kinds of files, images one folder too deep, empty identities). Prints a table.
     Exit status 1 means that some images would stop training: unreadable ones, or of the wrong size.
 
@@ -120,6 +120,8 @@ def check(
     facts, told = summary(store, scan), verification_summary(verification, compared.overlaps if compared else None)
     console = open_console()
     print_summary(console, facts, told, findings)
+    if warning := border_warning(scan):
+        console.print(warning, markup=False, highlight=False, soft_wrap=True)
     if ignored and str(ignored):
         console.print(f"Ignored: {ignored}.", markup=False, highlight=False, soft_wrap=True)
     if not verification:
