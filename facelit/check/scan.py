@@ -37,8 +37,9 @@ black border (see `black_border`).
 FORMATS = ("none", "JPEG", "PNG", "WebP", "other")
 """Image formats, recognised by a file's first bytes, whatever its suffix; "none" cannot be read."""
 
-BLACK = 8
-"""The highest value, in every channel, of what counts as black in a border: compression leaves black fill a little above 0."""
+BLACK = 7
+"""The highest value, in every channel, of what counts as black in a border: compression leaves black fill a little above 0. One less
+than a power of two, so that the bits of the channels may be compared together."""
 
 _CHUNK = 128
 """The fewest images that a process reads at a time."""
@@ -164,9 +165,11 @@ def black_border(pixels: Pixels) -> npt.NDArray[np.bool_]:
     Returns:
         bool, shape (height, width).
     """
-    is_black = (pixels <= BLACK).all(-1)
-    border = np.zeros_like(is_black)
-    for axis in (0, 1):
-        for seen, found in ((is_black, border), (np.flip(is_black, axis), np.flip(border, axis))):
-            found |= np.logical_and.accumulate(seen, axis)  # a view: fills `border`
+    height, width = pixels.shape[:2]
+    is_bright = np.pad(pixels[..., 0] | pixels[..., 1] | pixels[..., 2], 1, constant_values=255) > BLACK
+    down, right = np.arange(height)[:, None], np.arange(width)
+    # How far black reaches, from each of the four edges; the rim ends it.
+    top, left = is_bright[1:, 1:-1].argmax(0), is_bright[1:-1, 1:].argmax(1)[:, None]
+    bottom, far = is_bright[-2::-1, 1:-1].argmax(0), is_bright[1:-1, -2::-1].argmax(1)[:, None]
+    border: npt.NDArray[np.bool_] = (down < top) | (down >= height - bottom) | (right < left) | (right >= width - far)
     return border

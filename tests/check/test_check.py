@@ -340,7 +340,7 @@ def test_what_is_black_but_reaches_no_edge_straight_is_no_border() -> None:
     pixels = bright(1)
     pixels[20:90, 20:90] = 0
     assert not black_border(pixels).any()
-    pixels[:, 30] = BLACK  # a line from edge to edge: itself, and what it touches of the square only along its own column
+    pixels[:, 30] = BLACK  # a line from edge to edge, which touches the square
     assert np.argwhere(black_border(pixels)).tolist() == [[row, 30] for row in range(112)]
     pixels[50, :, 1] = np.minimum(pixels[50, :, 1], BLACK)  # one channel is not black
     assert black_border(pixels).sum() == 112
