@@ -322,7 +322,7 @@ def bright(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 @pytest.mark.parametrize("shift", [(0, 0), (40, 0), (-30, 25), (60, -60)])
 @pytest.mark.parametrize("angle", [0, 0.4, -0.9])
 def test_a_black_border_is_what_lies_beyond_the_photo(shift: tuple[int, int], angle: float) -> None:
-    photo = np.asarray(Image.fromarray(bright(0)[:6, :6]).resize((112, 112)))
+    photo = np.asarray(Image.fromarray(bright(0)[:6, :6]).resize((112, 112), Image.Resampling.BILINEAR))
     cos, sin = np.cos(angle), np.sin(angle)
     centre = np.array([55.5, 55.5])
     turn = np.array([[cos, -sin], [sin, cos]])
