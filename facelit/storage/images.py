@@ -51,7 +51,7 @@ def is_image(filename: str) -> bool:
 
 def list_images(root: Path) -> list[Path]:
     """All image files below `root`; see `facelit.storage.walking.files_below`."""
-    return files_below(root, is_image)
+    return files_below(root, lambda entry: is_image(entry.name))
 
 
 def read_file(path: Path | str) -> bytes:

@@ -86,7 +86,7 @@ def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: b
         if len(fields) == width and all(fields) and is_count(fields[1]) and is_count(fields[-1]):
             first, second = (fields[0], int(fields[1])), (fields[0 if must_be_same else 2], int(fields[-1]))
             for name, _ in (first, second):
-                if "/" in name or "\0" in name or name in (".", ".."):
+                if "/" in name or name in (".", ".."):
                     raise FacelitError(
                         f"{path}, line {line_number}: {name[:80]!r} is no name of a folder: it leads elsewhere."
                     )
