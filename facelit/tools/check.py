@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facelit.check.faces import NEAR_COPY, OUTLIER, Embed, Faces, embed_faces, usable_rows
+from facelit.check.faces import OUTLIER, Embed, Faces, embed_faces, usable_rows
 from facelit.check.findings import border_warning, find_all
 from facelit.check.ignored import Ignored, find_ignored, ignored_finding, why_empty
 from facelit.check.label_noise import noise_findings
@@ -76,7 +76,8 @@ def check(
             100 people, and for a .bin).
         outlier: List crops whose cosine to their identity's mean is below this (by default 0.30), or below this + 0.10 and 0.30
             below the identity's median.
-        near_copy: List crops whose cosine to another one of their identity is above this; by default 0.985.
+        near_copy: List crops whose cosine to another one of their identity is above this. By default above 0.985, and from 0.85 on
+            those whose pictures are nearly the same, too, or each other's mirror images.
         min_images: Report identities with fewer readable images than this.
         identity_depth: How many folders lead to an identity's images: 2 for data/F0001/MID1/<image>, identity F0001/MID1.
         report: Where to write the full report, as JSON, outside the data; by default check-<name of the data>.json in the
@@ -112,7 +113,6 @@ def check(
     options: dict[str, Any] = {"min_images": min_images}
     if embed is not None:
         outlier = OUTLIER if outlier is None else outlier
-        near_copy = NEAR_COPY if near_copy is None else near_copy
         options |= {"checkpoint": checkpoint, "outlier": outlier, "near_copy": near_copy}
         compared = _compare_faces(store, scan, verification, embed, threshold, outlier, near_copy)
         findings += compared.findings
@@ -216,7 +216,7 @@ def _compare_faces(
     embed: Embed,
     threshold: float | None,
     outlier: float,
-    near_copy: float,
+    near_copy: float | None,
 ) -> _Compared:
     faces = embed_faces(store, usable_rows(scan), embed, outlier, near_copy)
     overlaps = [find_overlap(faces, one, embed, threshold) for one in verification]
