@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelit.errors import FacelitError
-from facelit.storage.images import IMAGE_SUFFIXES, is_image
+from facelit.storage.images import USUAL_SUFFIXES, is_image
 from facelit.storage.people import comparable, is_count
 from facelit.storage.text import read_text
 from facelit.storage.walking import is_folder
@@ -119,7 +119,7 @@ class PairImages:
         """
         name, number = key
         stem = os.path.join(self.root, name, f"{name}_{number:04d}")
-        for suffix in IMAGE_SUFFIXES:
+        for suffix in USUAL_SUFFIXES:
             if os.path.isfile(stem + suffix):
                 return stem + suffix
         folder = self._folder_of(name)

@@ -187,7 +187,7 @@ def _open(data: str, identity_depth: int) -> tuple[CropStore, Ignored | None]:
     if not len(store):
         instead = why_empty(store.path) if is_folder else ""
         raise FacelitError(
-            f"{data}: no images here. The expected layout is root/<identity>/<image> with .jpg, .png or .webp images."
+            f"{data}: no images here. The expected layout is root/<identity>/<image> with .jpg, .png, .webp or other images."
             f" {instead}".rstrip()
         )
     return store, find_ignored(store.path, identity_depth) if is_folder else None

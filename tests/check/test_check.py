@@ -601,7 +601,7 @@ def test_the_trial_of_writing_leaves_the_old_files(tmp_path: Path) -> None:
 def with_ignored(root: Path) -> Path:
     """A clean tree with everything in it that is no part of a training set."""
     clean_tree(root)
-    for name in ("a.BMP", "b.jfif", "notes.txt", "bare"):
+    for name in ("a.HEIC", "b.jxl", "notes.txt", "bare"):
         (root / "person_1" / name).write_bytes(b"x")
     (root / "labels.csv").write_text("")
     for number in range(3):
@@ -625,19 +625,19 @@ def test_what_is_ignored_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         {"identity": "nested", "images": 0},
         {"identity": "nobody", "images": 0},
         {"file": "labels.csv"},
-        {"file": "person_1/a.BMP"},
-        {"file": "person_1/b.jfif"},
+        {"file": "person_1/a.HEIC"},
+        {"file": "person_1/b.jxl"},
         {"file": "person_1/bare"},
         {"file": "person_1/notes.txt"},
     ]
     (found,) = [one for one in json.loads(Path("check-data.json").read_text())["findings"] if one["key"] == "ignored"]
-    # Four in subfolders, a.BMP and b.jfif; person_1, person_2, nobody and nested.
+    # Four in subfolders, a.HEIC and b.jxl; person_1, person_2, nobody and nested.
     assert (found["count"], found["images"], found["identities"]) == (9, 6, 4)
     few = items("check-data.json")["few_images"]
     assert few == [{"identity": "nested", "images": 0}, {"identity": "nobody", "images": 0}]
     printed = " ".join(capsys.readouterr().out.split())
     assert (
-        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .bmp, 1 .jfif, 1 without a suffix, 1 .txt), 4 image(s) in 2"
+        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .heic, 1 .jxl, 1 without a suffix, 1 .txt), 4 image(s) in 2"
         " subfolder(s) of identities, 2 identities without an image." in printed
     )
 
