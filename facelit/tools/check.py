@@ -195,8 +195,10 @@ def _open(data: str, identity_depth: int) -> tuple[CropStore, Ignored | None]:
 
 def _open_network(checkpoint: str, device: str | None) -> Embed:
     from facelit.inference import load  # torch
+    from facelit.inference.console import remark_drawings
 
     model = load(checkpoint, device)
+    remark_drawings(model)
     return lambda crops: model.embed(crops, batch_size=len(crops))
 
 
