@@ -57,11 +57,9 @@ def find_near_copies(
     for start in range(0, len(embeddings), _BLOCK):
         scores = _earlier(embeddings, start)
         shown = np.zeros_like(scores)
-        if pictures is None:
-            is_copy = scores > near_copy
-        else:
-            shown = np.maximum(*(_earlier(pictures, start, others) for others in (pictures, _mirrored(pictures))))
-            is_copy = scores > SAME_FACE
+        is_copy = scores > (SAME_FACE if near_copy is None else near_copy)
+        if pictures is not None:
+            shown = np.maximum(_earlier(pictures, start), _earlier(pictures, start, _mirrored(pictures)))
             for cosine, correlation in SAME_PICTURE:
                 is_copy |= (scores > cosine) & (shown > correlation)
         for at in np.flatnonzero(is_copy.any(1)).tolist():

@@ -455,6 +455,17 @@ def test_the_sheet_shows_every_kind(planted: tuple[Path, Path]) -> None:
     assert (bare != 255).any()
 
 
+def test_the_sheet_has_as_many_images_as_asked_for(tmp_path: Path) -> None:
+    for number in range(17):
+        save(face(number), tmp_path / "data" / f"alone_{number:02d}" / "0.png")  # too few images
+    heights = []
+    for most in (8, 16):
+        check(str(tmp_path / "data"), sheet="sheet.png", sheet_images=most, jobs=1)
+        with Image.open("sheet.png") as sheet:
+            heights.append(sheet.height)
+    assert heights[1] > heights[0] + 50
+
+
 @pytest.mark.parametrize("hostile", ["$x_{1}^$", "[bold]", "\udcff\udcfe", "顔", "n" * 200])
 def test_names_of_any_kind_are_printed_and_drawn(tmp_path: Path, hostile: str, capsys) -> None:
     root = clean_tree(tmp_path / "data", 1)
@@ -688,10 +699,10 @@ def test_other_forms_of_a_set_ignore_nothing(tmp_path: Path, form: str, capsys: 
             r"one folder too deep, such as nest/a/session/0\.jpg\. If .*--identity_depth 2\.$",
         ),
         (
-            ["nest/a/0.bmp", "nest/a/1.bmp"],
-            r"Ignored there: 2 file\(s\) of other kinds \(2 \.bmp\), 1 identity without",
+            ["nest/a/0.heic", "nest/a/1.heic"],
+            r"Ignored there: 2 file\(s\) of other kinds \(2 \.heic\), 1 identity without",
         ),
-        (["nest/.hidden/a/0.jpg"], r"\.webp images\.$"),
+        (["nest/.hidden/a/0.jpg"], r"\.webp or other images\.$"),
     ],
 )
 def test_where_nothing_is_found_it_says_what_there_is(tmp_path: Path, files: list[str], message: str) -> None:
