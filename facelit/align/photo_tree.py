@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from facelit.errors import FacelitError
-from facelit.storage.photo_files import photo_files, why_unreadable
+from facelit.storage.photo_files import find_photos, why_unreadable
 
 
 class PhotoTree(NamedTuple):
@@ -21,11 +21,13 @@ class PhotoTree(NamedTuple):
         stems: For each photo, by its path relative to `root`, in sorted order: the path of its crop relative to the folder of
             crops, without a suffix.
         unreadable: Photos of kinds that cannot be read here, and why.
+        others: Files that are no photos, neither by name nor by content.
     """
 
     root: Path
     stems: dict[str, str]
     unreadable: dict[str, str]
+    others: Sequence[str] = ()
 
 
 def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
@@ -42,7 +44,10 @@ def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
         FacelitError: The folder, or one below it, cannot be read; it has no photos that can be read; or two crops would have the
             same name.
     """
-    reasons = {photo: why_unreadable(photo) for photo in _photos(root)}
+    if not root.is_dir():
+        raise FacelitError(f"folder not found: {root}. SRC is a folder of photos, in any depth of subfolders.")
+    found, others = ([path.relative_to(root).as_posix() for path in paths] for paths in find_photos(root))
+    reasons = {photo: why_unreadable(photo) for photo in found}
     unreadable = {photo: reason for photo, reason in reasons.items() if reason}
     photos = [photo for photo, reason in reasons.items() if not reason]
     if not photos and unreadable:
@@ -56,14 +61,7 @@ def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
         stem = os.path.splitext(photo)[0]
         stems[photo] = photo if count[stem] > 1 else stem
     _check_unique(root, stems, several_crops)
-    return PhotoTree(root, stems, unreadable)
-
-
-def _photos(root: Path) -> Iterator[str]:
-    if not root.is_dir():
-        raise FacelitError(f"folder not found: {root}. SRC is a folder of photos, in any depth of subfolders.")
-    for path in photo_files(root):
-        yield path.relative_to(root).as_posix()
+    return PhotoTree(root, stems, unreadable, others)
 
 
 def _check_unique(root: Path, stems: dict[str, str], several_crops: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
@@ -25,6 +27,8 @@ from facelit.errors import FacelitError
 from facelit.verification import MissingImagesError, PairVerification, VerificationResult
 from facelit.verification.calibration import calibration_entry
 from facelit.verification.figures import hardest_pairs_figure, roc_figure
+
+_FIGURES = ("accuracy", "accuracy_se", "auc", "eer", "threshold", "missing_pairs")
 
 
 class VerificationCallback(Callback):
@@ -61,6 +65,17 @@ class VerificationCallback(Callback):
         self.calibrate = calibrate
         self.results: dict[str, VerificationResult] = {}
         self._metrics: dict[str, PairVerification] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a figure to watch that no validation will give: Lightning says so after the first one.
+
+        Raises:
+            FacelitError: A callback's `monitor` is misspelt.
+        """
+        if stage == "fit":
+            for callback in trainer.callbacks:
+                if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor:
+                    check_monitor(callback.monitor, f"monitor of {type(callback).__name__}", trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Creates the metric of each set.
@@ -203,6 +218,38 @@ def _write_scores(path: Path, source: VerificationSource, result: VerificationRe
     ):
         rows.append(f"{fold}\t{int(same)}\t{score:.8f}\t{source.names[first]}\t{source.names[second]}")
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def check_monitor(monitor: str, option: str, trainer: Trainer, module: LightningModule) -> None:
+    """Refuses the name of a figure that a run's verification sets do not have.
+
+    Names that do not look like one of theirs pass, and all where a class of the user's own may log figures.
+
+    Args:
+        monitor: The figure's name.
+        option: What asks for it, for messages.
+        trainer: Of the run.
+        module: Of the run.
+
+    Raises:
+        FacelitError: There is no such set, or no such figure.
+    """
+    sets = list(_sources(trainer))
+    classes = map(type, (module, *trainer.callbacks))
+    ours = all(one.__module__.startswith(("facelit.", "pytorch_lightning.")) for one in classes)
+    name, slash, figure = monitor.rpartition("/")
+    if not (sets and ours and slash) or name == "train":
+        return
+    known = ["val/accuracy"] if name == "val" else [f"{name}/{figure}" for figure in _FIGURES]
+    if name not in (*sets, "val") or (monitor not in known and not figure.startswith("tar_at_far_")):
+        close = difflib.get_close_matches(
+            monitor, ["val/accuracy", *(f"{one}/{some}" for one in sets for some in _FIGURES)], 1
+        )
+        raise FacelitError(
+            f"{option}: no validation gives the figure {monitor!r}.{f' Is {close[0]!r} meant?' if close else ''} The sets are"
+            f" {', '.join(sets)}, their figures {', '.join(_FIGURES)} and tar_at_far_1e-2, ..., as in {sets[0]}/auc; val/accuracy is"
+            " the first set's."
+        )
 
 
 def _sources(trainer: Trainer) -> Mapping[str, VerificationSource]:

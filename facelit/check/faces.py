@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from facelit.check.near_copies import Embeddings, NearCopy, Rows, find_near_copies
 from facelit.check.scan import Scan
 from facelit.storage.base import ImageStore
 from facelit.storage.images import CROP_SIZE, Crop, decode_crop
 from facelit.storage.processes import default_jobs
 from facelit.storage.progress import progress_bar
 
-Rows = npt.NDArray[np.int64]
-Embeddings = npt.NDArray[np.float32]
-"""One a row, L2-normalised, shape (N, D)."""
 Embed = Callable[[npt.NDArray[np.uint8]], Embeddings]
 """From crops, uint8 RGB (N, 112, 112, 3), to their embeddings."""
 
 OUTLIER = 0.30
 """Cosine to the mean of its identity below which a crop counts as somebody else's."""
-NEAR_COPY = 0.985
-"""Cosine above which two crops of one identity count as one picture."""
-
 _DOUBTFUL, _BELOW_MEDIAN = 0.10, 0.30
 _BATCH = 64
-_BLOCK = 1_024
-"""So many embeddings are compared with others at a time."""
 _WORTH_A_BAR = 200
 
 
@@ -39,14 +33,6 @@ class Outlier(NamedTuple):
     row: int
     score: float
     median: float
-
-
-class NearCopy(NamedTuple):
-    """A crop that is nearly another one, which comes before it and is kept: both rows, and their cosine."""
-
-    row: int
-    of: int
-    score: float
 
 
 class Faces(NamedTuple):
@@ -73,7 +59,7 @@ def usable_rows(scan: Scan, rows: Rows | None = None) -> Rows:
 
 
 def embed_faces(
-    store: ImageStore, rows: Rows, embed: Embed, outlier: float = OUTLIER, near_copy: float = NEAR_COPY
+    store: ImageStore, rows: Rows, embed: Embed, outlier: float = OUTLIER, near_copy: float | None = None
 ) -> Faces:
     """Embeds a training set once; only one identity's embeddings are in memory at a time, besides the means.
 
@@ -82,7 +68,7 @@ def embed_faces(
         rows: Which of its images; see `usable_rows`.
         embed: The network.
         outlier: See `find_outliers`.
-        near_copy: See `find_near_copies`.
+        near_copy: See `facelit.check.near_copies.find_near_copies`.
 
     Raises:
         BadImageError: An image can no longer be read.
@@ -98,9 +84,10 @@ def embed_faces(
         median = float(np.median(scores))
         outliers += [Outlier(int(own[at]), float(scores[at]), median) for at in np.flatnonzero(is_outlier)]
         inner = own[~is_outlier]
+        read = partial(_read_some, store, inner)
         copies += [
-            NearCopy(int(inner[at]), int(inner[of]), score)
-            for at, of, score in find_near_copies(embeddings[~is_outlier], near_copy)
+            one._replace(row=int(inner[one.row]), of=int(inner[one.of]))
+            for one in find_near_copies(embeddings[~is_outlier], read, near_copy)
         ]
     width = len(next(iter(means.values()))) if means else 0
     all_means = np.zeros((len(store.identities), width), np.float32)
@@ -144,19 +131,23 @@ def embed_groups(
 
 def _read_batches(store: ImageStore, rows: Rows) -> Iterator[npt.NDArray[np.uint8]]:
     """Crops, decoded by threads while the network is at work on those before."""
-
-    def read(row: int) -> Crop:
-        return decode_crop(store.encoded(row), lambda: store.place(row))
-
     with ThreadPoolExecutor(default_jobs()) as threads:
         batches = [rows[start : start + _BATCH].tolist() for start in range(0, len(rows), _BATCH)]
-        ahead = [threads.submit(read, row) for row in batches[0]] if batches else []
+        ahead = [threads.submit(_read, store, row) for row in batches[0]] if batches else []
         for number in range(len(batches)):
             waiting, ahead = (
                 ahead,
-                [threads.submit(read, row) for batch in batches[number + 1 : number + 2] for row in batch],
+                [threads.submit(_read, store, row) for batch in batches[number + 1 : number + 2] for row in batch],
             )
             yield np.stack([future.result() for future in waiting])
+
+
+def _read_some(store: ImageStore, rows: Rows, numbers: Rows) -> npt.NDArray[np.uint8]:
+    return np.stack([_read(store, int(row)) for row in rows[numbers]])
+
+
+def _read(store: ImageStore, row: int) -> Crop:
+    return decode_crop(store.encoded(row), lambda: store.place(row))
 
 
 def mean_of(embeddings: Embeddings) -> tuple[Embeddings, npt.NDArray[np.float32]]:
@@ -177,25 +168,3 @@ def find_outliers(scores: npt.NDArray[np.float32], outlier: float = OUTLIER) -> 
     """
     is_doubtful = (scores < outlier + _DOUBTFUL) & (scores < np.median(scores) - _BELOW_MEDIAN)
     return np.asarray((scores < outlier) | is_doubtful)
-
-
-def find_near_copies(embeddings: Embeddings, near_copy: float = NEAR_COPY) -> list[tuple[int, int, float]]:
-    """Crops of an identity that are nearly one picture with one before them that is kept.
-
-    Returns:
-        For each its number, that of the most alike kept one, and their cosine; the first of several alike is kept.
-    """
-    is_kept = np.ones(len(embeddings), np.bool_)
-    found: list[tuple[int, int, float]] = []
-    for start in range(0, len(embeddings), _BLOCK):
-        block = embeddings[start : start + _BLOCK]
-        scores = block @ embeddings[: start + len(block)].T
-        own = np.arange(start, start + len(block))
-        scores[np.arange(scores.shape[1]) >= own[:, None]] = -1  # itself, and those that come later
-        for at in np.flatnonzero((scores > near_copy).any(1)).tolist():
-            candidates = np.where(is_kept[: start + at], scores[at, : start + at], -1)
-            best = int(candidates.argmax())
-            if candidates[best] > near_copy:
-                is_kept[start + at] = False
-                found.append((start + at, best, float(candidates[best])))
-    return found

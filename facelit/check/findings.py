@@ -18,6 +18,11 @@ from facelit.storage.people import comparable, why_incomparable
 
 Rows = npt.NDArray[np.int64]
 
+MUCH_BLACK = 25
+"""Percentage of a crop's pixels in a black border from which it is reported; `align` lists its crops from the same share on."""
+_OFTEN_BLACK = 10
+"""Percentage of all images with such a border from which the table is followed by a warning."""
+
 
 def find_all(
     store: CropStore, scan: Scan, against: Sequence[VerificationSet], min_images: int, empty: Sequence[str] = ()
@@ -38,6 +43,7 @@ def find_all(
         _unreadable(store, scan),
         _wrong_size(store, scan),
         _grey(store, scan),
+        _black_border(store, scan),
         *_duplicates(store, scan),
         _few_images(store, scan, min_images, empty),
     ]
@@ -88,6 +94,33 @@ def _grey(store: CropStore, scan: Scan) -> Finding:
     explanation = "Red, green and blue are exactly equal in every pixel. Harmless if few; a bias if they are of one kind of person."
     rows = np.flatnonzero(scan.facts["is_grey"])
     return _of_images(store, "grey", "Grey", explanation, rows, lambda row: ({}, ""))
+
+
+def _black_border(store: CropStore, scan: Scan) -> Finding:
+    explanation = (
+        f"{MUCH_BLACK} % of the pixels or more are black, from the edges inwards: the photo ended there (rarely: a black"
+        " background). A network learns such shapes. See option border of align."
+    )
+    black = scan.facts["black"]
+    rows = np.flatnonzero(scan.is_readable & (black >= MUCH_BLACK))
+
+    def note(row: int) -> tuple[dict[str, int], str]:
+        return {"black_percent": int(black[row])}, f"{black[row]} % black"
+
+    return _of_images(store, "black_border", "Black border", explanation, rows, note)
+
+
+def border_warning(scan: Scan) -> str:
+    """A line about a set of which a good part has black borders; empty if it has not."""
+    num_black = int((scan.is_readable & (scan.facts["black"] >= MUCH_BLACK)).sum())
+    percent = 100 * num_black / max(1, int(scan.is_readable.sum()))
+    if percent < _OFTEN_BLACK:
+        return ""
+    return (
+        f"{percent:.0f} % of the images are black by a quarter or more, where their photos ended. `align PHOTOS CROPS --border"
+        " replicate` repeats the photos' edges there instead; with --recrop it makes the crops of an earlier run again without"
+        " looking for faces."
+    )
 
 
 def _duplicates(store: CropStore, scan: Scan) -> tuple[Finding, Finding]:

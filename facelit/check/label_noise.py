@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from facelit.check.faces import Faces, Rows
+from facelit.check.faces import Faces
+from facelit.check.near_copies import SAME_FACE, SAME_PICTURE, Rows
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.base import ImageStore
 
 
-def noise_findings(store: ImageStore, faces: Faces, outlier: float, near_copy: float) -> list[Finding]:
+def noise_findings(store: ImageStore, faces: Faces, outlier: float, near_copy: float | None) -> list[Finding]:
     """Outliers and near copies, as the report, the table and the contact sheet have them; see `facelit.check.faces`."""
     return [_outliers(store, faces, outlier), _near_copies(store, faces, near_copy)]
 
@@ -34,15 +35,18 @@ def _outliers(store: ImageStore, faces: Faces, limit: float) -> Finding:
     return _finding(store, "outliers", "Far from their identity", explanation, rows, item)
 
 
-def _near_copies(store: ImageStore, faces: Faces, limit: float) -> Finding:
-    explanation = (
-        f"Cosine above {limit:g} to another crop of the identity, which is kept: re-encoded, or frames of one video."
-    )
+def _near_copies(store: ImageStore, faces: Faces, limit: float | None) -> Finding:
+    cosine = f"above {SAME_FACE if limit is None else limit:g}"
+    if limit is None:
+        cosine += "".join(
+            f", or above {one:g} where the pictures correlate above {shown:g}" for one, shown in SAME_PICTURE
+        )
+    explanation = f"Cosine to another crop of the identity, which is kept, {cosine}: one picture, re-encoded, recoloured, shifted or mirrored."
 
     def item(number: int) -> Item:
         one = faces.near_copies[number]
         name, kept = store.name(one.row), store.name(one.of)
-        entry = {"image": name, "kept": kept, "score": round(one.score, 4)}
+        entry = {"image": name, "kept": kept, "score": round(one.score, 4), "correlation": round(one.correlation, 4)}
         pictures = [Picture(store, one.row, f"{one.score:.4f}"), Picture(store, one.of, "kept")]
         return Item(entry, f"{name} ~ {kept}: {one.score:.4f}", pictures)
 

@@ -85,7 +85,7 @@ def _images_of(finding: Finding) -> Iterator[tuple[str, str]]:
         if finding.key == "outliers":
             why = f"far from its identity ({entry['score']:.2f}, median {entry['median']:.2f})"
         elif finding.key == "near_copies":
-            why = f"nearly {entry['kept']} ({entry['score']:.4f})"
+            why = f"nearly {entry['kept']} ({entry['score']:.4f}, pictures {entry['correlation']:.3f})"
         else:
             why = f"the same image as {entry['verification'][0]}"
         yield entry["image"], why

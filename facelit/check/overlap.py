@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from facelit.check.faces import Embed, Embeddings, Faces, Rows, embed_groups, mean_of, usable_rows
+from facelit.check.faces import Embed, Faces, embed_groups, mean_of, usable_rows
+from facelit.check.near_copies import Embeddings, Rows
 from facelit.check.verification_set import VerificationSet
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.base import ImageStore

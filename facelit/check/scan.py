@@ -17,16 +17,29 @@ from facelit.storage.processes import count_one, default_jobs, run_in_processes
 from facelit.storage.progress import progress_bar
 
 FACTS = np.dtype(
-    [("digest", "u8", 2), ("width", "u4"), ("height", "u4"), ("num_bytes", "u4"), ("format", "u1"), ("is_grey", "?")]
+    [
+        ("digest", "u8", 2),
+        ("width", "u4"),
+        ("height", "u4"),
+        ("num_bytes", "u4"),
+        ("format", "u1"),
+        ("is_grey", "?"),
+        ("black", "u1"),
+    ]
 )
-"""The facts about an image, 30 bytes.
+"""The facts about an image, 31 bytes.
 
 `digest` is a hash of the decoded pixels and the size; width and height are 0 if the image cannot be read; `format` is an
-index into `FORMATS`; `is_grey` tells whether the three channels are equal in every pixel.
+index into `FORMATS`; `is_grey` tells whether the three channels are equal in every pixel; `black` is the percentage of its pixels that lie in a
+black border (see `black_border`).
 """
 
 FORMATS = ("none", "JPEG", "PNG", "WebP", "other")
 """Image formats, recognised by a file's first bytes, whatever its suffix; "none" cannot be read."""
+
+BLACK = 7
+"""The highest value, in every channel, of what counts as black in a border: compression leaves black fill a little above 0. One less
+than a power of two, so that the bits of the channels may be compared together."""
 
 _CHUNK = 128
 """The fewest images that a process reads at a time."""
@@ -112,14 +125,15 @@ def _scan_chunk(rows: Rows) -> Scan:
     return scan
 
 
-def _facts(data: bytes | memoryview, pixels: Pixels) -> tuple[tuple[int, int], int, int, int, int, bool]:
+def _facts(data: bytes | memoryview, pixels: Pixels) -> tuple[tuple[int, int], int, int, int, int, bool, int]:
     """One record of `FACTS`."""
     height, width = pixels.shape[:2]
     digest = hashlib.blake2b(f"{width}x{height}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     value = digest.digest()
     halves = int.from_bytes(value[:8], "little"), int.from_bytes(value[8:], "little")
-    return halves, width, height, len(data), _format(bytes(data[:12])), _is_grey(pixels)
+    black = int(100 * black_border(pixels).mean())
+    return halves, width, height, len(data), _format(bytes(data[:12])), _is_grey(pixels), black
 
 
 def _format(start: bytes) -> int:
@@ -137,3 +151,25 @@ def _is_grey(pixels: Pixels) -> bool:
         if (some[..., 0] != some[..., 1]).any() or (some[..., 0] != some[..., 2]).any():
             return False
     return True
+
+
+def black_border(pixels: Pixels) -> npt.NDArray[np.bool_]:
+    """Which pixels are black, as are all between them and an edge of the image, straight along their row or column.
+
+    Where a warped photo ends at straight lines and black lies beyond, these are the pixels beyond. A dark background or hair is hardly
+    ever so black: 14 of LFW's 13,233 photos have a quarter of such pixels.
+
+    Args:
+        pixels: The image.
+
+    Returns:
+        bool, shape (height, width).
+    """
+    height, width = pixels.shape[:2]
+    is_bright = np.pad(pixels[..., 0] | pixels[..., 1] | pixels[..., 2], 1, constant_values=255) > BLACK
+    down, right = np.arange(height)[:, None], np.arange(width)
+    # How far black reaches, from each of the four edges; the rim ends it.
+    top, left = is_bright[1:, 1:-1].argmax(0), is_bright[1:-1, 1:].argmax(1)[:, None]
+    bottom, far = is_bright[-2::-1, 1:-1].argmax(0), is_bright[1:-1, -2::-1].argmax(1)[:, None]
+    border: npt.NDArray[np.bool_] = (down < top) | (down >= height - bottom) | (right < left) | (right >= width - far)
+    return border

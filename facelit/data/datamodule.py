@@ -136,7 +136,7 @@ class FaceDataModule(LightningDataModule):
         root = Path(self.predict)
         paths = list_images(root)
         if not paths:
-            state = "holds no .jpg, .png or .webp image" if root.is_dir() else "does not exist"
+            state = "holds no image (.jpg, .png, .webp, ...)" if root.is_dir() else "does not exist"
             raise FacelitError(f"{root} {state} (option data.predict).")
         return paths
 

@@ -28,7 +28,7 @@ class IdentityFolder(IdentitySource):
     """A folder of identities: image files, packed shards, or an InsightFace set.
 
     Three layouts are told apart by what lies in the folder: `root/<identity>/<image>` (VGGFace2 and most others; images
-    `.jpg`, `.jpeg`, `.png` or `.webp` in any case), what `facelit pack` wrote, and `train.rec` with `train.idx` (MXNet
+    `.jpg`, `.jpeg`, `.png`, `.webp` and other images, in any case), what `facelit pack` wrote, and `train.rec` with `train.idx` (MXNet
     RecordIO). Identities are numbered in the order of their sorted names (in RecordIO: of their numbers), so the same folder
     always gives the same labels, and so does a pack of it.
 
@@ -187,7 +187,7 @@ def _too_few(store: CropStore, kept: npt.NDArray[np.bool_], minimum: int, lists:
     if found < 2:
         return (
             f"{store.path}: found {found or 'no'} identit{'y' if found == 1 else 'ies'} with images; training needs"
-            " at least two. The layout is root/<identity>/<image> with .jpg, .png or .webp images."
+            " at least two. The layout is root/<identity>/<image> with .jpg, .png, .webp or other images."
         )
     limits = [f"min_images_per_identity={minimum}", *(f"{name}={path}" for name, path in lists.items() if path)]
     return (

@@ -101,7 +101,7 @@ def _check_people(root: Path, counts: np.ndarray[Any, np.dtype[np.int64]], folds
     if people < 2:
         raise FacelitError(
             f"{root}: found {people or 'no'} identit{'y' if people == 1 else 'ies'} with images; pairs need several. The layout"
-            " is root/<identity>/<image> with .jpg, .png or .webp images."
+            " is root/<identity>/<image> with .jpg, .png, .webp or other images."
         )
     if not several:
         raise FacelitError(

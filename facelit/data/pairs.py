@@ -19,7 +19,7 @@ class PairsFolder(VerificationSource):
     """LFW, or anything laid out like it: `root/<name>/<name>_0001.jpg` and a pairs file.
 
     Args:
-        root: Folder of crops. `.jpg`, `.jpeg`, `.png` and `.webp` are looked for, in this order. Names are compared without regard
+        root: Folder of crops. `.jpg`, `.jpeg`, `.png` and `.webp` are looked for, in this order, then other images. Names are compared without regard
             to case, spaces and underscores, and the way accents are stored; `Ann_1.jpg` is as good as `Ann_0001.jpg`.
         pairs: The pairs file; see `read_pairs`.
         folds: Only the pairs of these folds, counted from 1; all where not given.

@@ -68,13 +68,13 @@ def remark_several_faces(faces: Mapping[str, int], asked: bool) -> None:
         remark(f"and {len(several) - _SHOWN:,} more photos with several faces")
 
 
-def remark_drawings(model: FaceModel, threshold: Threshold) -> None:
-    """Warns if the network was trained on drawn faces, or else if the threshold was measured on some."""
+def remark_drawings(model: FaceModel, threshold: Threshold | None = None) -> None:
+    """Warns if the network was trained on drawn faces, or else if the threshold, where there is one, was measured on some."""
     if model.drawings.trained:
         remark(
             f"{model.checkpoint_path} was trained on facelit's drawn faces: what it says about photos of people means nothing."
         )
-    elif threshold.measured_on in model.drawings.measured:
+    elif threshold is not None and threshold.measured_on in model.drawings.measured:
         remark(
             f"{model.checkpoint_path}: its threshold of {threshold.measured_on} was measured on drawn faces and does not hold for"
             " photos (--on names another set, --threshold a limit of your own)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ from facelit.storage.images import BadImageError, Crop
 from facelit.storage.people import comparable
 from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
+from facelit.storage.walking import is_folder
 
 People = Mapping[str, Photo | Sequence[Photo]]
 """Photos by the name of the person: one, or several."""
@@ -26,7 +28,8 @@ _BATCH, _SHOWN, _WORTH_A_BAR = 64, 3, 100
 def list_people(root: Path) -> dict[str, list[Path]]:
     """Lists the photos of each person in a folder, people and photos sorted by name.
 
-    A person is a folder directly below the root, with all photos in it at any depth; or a single photo directly below the root.
+    A person is a folder directly below the root, with all photos in it at any depth; or a single photo directly below the root. A
+    folder without any photo is a person, too, with an empty list.
 
     Raises:
         FacelitError: The folder does not exist, or holds no photo.
@@ -41,6 +44,9 @@ def list_people(root: Path) -> dict[str, list[Path]]:
         people.setdefault(inside.parts[0] if len(inside.parts) > 1 else inside.stem, []).append(path)
     if not people:
         raise FacelitError(f"{root}: no photos here. The expected layout is root/<person>/<photo>.")
+    for entry in os.scandir(root):
+        if is_folder(entry) and not entry.name.startswith("."):
+            people.setdefault(entry.name, [])
     return dict(sorted(people.items()))
 
 
@@ -76,7 +82,9 @@ def enrol(
     owners: list[int] = []
     rows: list[Embeddings] = []
     faces: dict[int, list[Crop]] = {}
-    skipped: list[BadImageError] = []
+    base = people if isinstance(people, Path) else Path()
+    skipped = [BadImageError(str(base / name), "no photo of this person") for name, ones in listed.items() if not ones]
+    count = len(photos) + len(skipped)
     with progress_bar("Enrolling", len(photos), _WORTH_A_BAR) as show:
         for start in range(0, len(photos), _BATCH):
             crops = []
@@ -92,7 +100,7 @@ def enrol(
             if crops:
                 rows.append(embed(np.stack(crops)))
             show(start + _BATCH)
-    _check(skipped, len(photos), on_bad_photo)
+    _check(skipped, count, on_bad_photo)
     embeddings, owner_of = np.concatenate(rows), np.array(owners, np.int64)
     present = np.unique(owner_of)
     templates = mean_templates(embeddings, owner_of)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence, Set, ValuesView
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -98,13 +99,16 @@ class _Counting:
 
 
 def as_photos(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
-    """One photo, or several, as a sequence. An array of four dimensions is several.
+    """One photo, or several, as a sequence. An array of four dimensions is several, and so is one of paths.
 
     Raises:
         FacelitError: It is neither.
     """
     if isinstance(images, np.ndarray | torch.Tensor):
-        return list(images) if images.ndim == 4 else [images]
+        is_of_paths = isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU"
+        return list(images) if images.ndim == 4 or is_of_paths else [images]
+    if isinstance(images, (Iterator, Set, ValuesView)) and not isinstance(images, io.IOBase):
+        return list(images)  # Path.glob, map, a dict's values
     # Numbers and None are no photo either: `to_pixels` says so.
     return images if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray) else [images]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from facelit.storage.images import read_image
 Pixels = npt.NDArray[np.uint8]
 
 _TAKEN = (
-    "An image is a path, a file's bytes, a PIL image, or an array or tensor of pixels: RGB, grey or RGBA, (height, width, 3),"
+    "An image is a path, a file's bytes, an open file, a PIL image, or an array or tensor of pixels: RGB, grey or RGBA, (height, width, 3),"
     " (3, height, width) or (height, width); uint8, uint16, or floats from 0 to 1 or from 0 to 255"
 )
 
@@ -27,9 +28,9 @@ def to_pixels(image: Any) -> str | Path | Pixels:
     """Paths as they are, everything else as uint8 RGB pixels, (height, width, 3).
 
     Args:
-        image: A path; a file's bytes; a PIL image, read as `facelit.storage.decoding` reads files; or a NumPy array or torch tensor
-            of RGB, grey or RGBA pixels, channels last or first, of dtype uint8, uint16 (the upper 8 bits are kept), or floats, whose
-            white is 1 if none is above 1, else 255.
+        image: A path; a file's bytes; a file open for reading bytes; a PIL image, read as `facelit.storage.decoding` reads files; or a NumPy array or torch tensor
+            of RGB, grey or RGBA pixels, channels last or first, of dtype uint8, uint16 (the upper 8 bits are kept), another integer
+            dtype with values from 0 to 255, or floats, whose white is 1 if none is above 1, else 255.
 
     Raises:
         BadImageError: The bytes are not an image.
@@ -41,6 +42,8 @@ def to_pixels(image: Any) -> str | Path | Pixels:
         return Path(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
         return read_image(bytes(image), "the image's bytes")
+    if isinstance(image, io.IOBase) and isinstance(data := image.read(), bytes):
+        return read_image(data, "the open file")
     if isinstance(image, Image.Image):
         try:
             return pixels_of(image)
@@ -78,6 +81,8 @@ def _bytes_of(array: npt.NDArray[Any]) -> Pixels:
         return array
     if array.dtype == np.uint16:
         return (array / 257).round().astype(np.uint8)
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
+        return array.astype(np.uint8)
     if array.dtype.kind != "f":
         raise FacelitError(f"{_TAKEN}; not {array.dtype} {array.shape}.")
     low, high = float(array.min()), float(array.max())

@@ -65,7 +65,9 @@ def read_excluded_images(path: str | os.PathLike[str]) -> frozenset[str]:
         FacelitError: The file is missing, empty, or not text.
     """
     lines = read_text(path, "list of images", "exclude_images").splitlines()
-    names = frozenset(name for line in lines if not line.startswith("#") and (name := line.split("\t")[0].strip()))
+    names = frozenset(
+        name for line in lines if not line.startswith("#") and (name := line.split("\t")[0].strip().removeprefix("./"))
+    )
     if not names:
         raise FacelitError(f"{os.fspath(path)}: the list of images is empty (option exclude_images).")
     return names

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +18,8 @@ from facelit.errors import FacelitError
 def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
     """Yields a temporary path; what was written there replaces `path` in one move, unless the block raised.
 
+    A device or a pipe (`/dev/null`, `/dev/stdout`) stays what it is: it is written to.
+
     Args:
         path: The file to replace, or to create.
         staging: Where the temporary file goes, on the same file system; by default beside `path`.
@@ -22,10 +27,15 @@ def replacing(path: Path, staging: Path | None = None) -> Iterator[Path]:
     Raises:
         OSError: The file cannot be moved into place; the block's own errors pass through.
     """
-    temporary = temporary_path(path, staging)
+    is_device = _is_device(path)
+    temporary = temporary_path(path, Path(tempfile.gettempdir()) if is_device else staging)
     try:
         yield temporary
-        os.replace(temporary, path)
+        if is_device:
+            with temporary.open("rb") as source, path.open("wb") as device:
+                shutil.copyfileobj(source, device)
+        else:
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):  # usually it has been moved
             temporary.unlink()
@@ -55,6 +65,8 @@ def check_writable(path: Path, option: str) -> None:
     Raises:
         FacelitError: It cannot be written.
     """
+    if _is_device(path) and os.access(path, os.W_OK):
+        return
     temporary = temporary_path(path)
     try:
         with suppress(FileNotFoundError):
@@ -63,6 +75,14 @@ def check_writable(path: Path, option: str) -> None:
         temporary.unlink()
     except OSError as error:
         raise cannot_write(path, error, f" Name another one with --{option} FILE.") from None
+
+
+def _is_device(path: Path) -> bool:
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def temporary_path(path: Path, staging: Path | None = None) -> Path:

@@ -36,7 +36,7 @@ from facelit.storage.walking import is_folder
 INDEX_NAME = ".facelit-index.arrow"
 """The index beside the data; hidden, so that no listing takes it for an identity."""
 
-_VERSION = b"2"
+_VERSION = b"3"
 _SUFFIXES = tuple(map(str.encode, IMAGE_SUFFIXES))
 _SCHEMA = pa.schema(
     [

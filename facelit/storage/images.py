@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +22,11 @@ CROP_SIZE = 112
 Crop = npt.NDArray[np.uint8]
 """One crop: uint8, RGB, shape (112, 112, 3)."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+USUAL_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Of a set's images, in the order in which they are looked for."""
+
+IMAGE_SUFFIXES = (*USUAL_SUFFIXES, ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif", ".avif")
+"""All that a set's images end in; how they are read depends on their content alone."""
 
 
 class BadImageError(FacelitError):
@@ -51,7 +55,7 @@ def is_image(filename: str) -> bool:
 
 def list_images(root: Path) -> list[Path]:
     """All image files below `root`; see `facelit.storage.walking.files_below`."""
-    return files_below(root, is_image)
+    return files_below(root, lambda entry: is_image(entry.name))
 
 
 def read_file(path: Path | str) -> bytes:
@@ -61,12 +65,19 @@ def read_file(path: Path | str) -> bytes:
         BadImageError: The file is absent or cannot be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_open_now) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadImageError(str(path), "it is no file")
             return file.read()
     except FileNotFoundError:
         raise BadImageError(str(path), "no such image file") from None
     except OSError as error:
         raise BadImageError(str(path), f"cannot read this image ({error.strerror or error})") from None
+
+
+def _open_now(path: str, flags: int) -> int:
+    """To open a pipe would take until somebody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_crop(path: Path | str, resize: bool = False) -> Crop:

@@ -23,6 +23,16 @@ _WAY_OUT = (
     " same], Path('NEW.bin'))\""
 )
 
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\3\4": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc": "7-Zip",
+}
+"""How packed files begin; no pickle does."""
+
 
 def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
     """Reads a verification set, pickled by Python 2 or 3, in any protocol, and runs nothing in it.
@@ -43,6 +53,9 @@ def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArr
         data = Path(path).read_bytes()
     except OSError as error:
         raise FacelitError(f"verification set {path}: cannot read this file ({error.strerror}).") from None
+    for start, kind in _PACKED.items():
+        if data.startswith(start):
+            raise FacelitError(f"{path}: this is a {kind} file, not a pickle. Unpack it first.")
     try:
         return _checked(load_plain(data), len(data))
     except RefusedError as error:

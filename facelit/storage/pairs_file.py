@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facelit.errors import FacelitError
-from facelit.storage.images import IMAGE_SUFFIXES, is_image
+from facelit.storage.images import USUAL_SUFFIXES, is_image
 from facelit.storage.people import comparable, is_count
 from facelit.storage.text import read_text
 from facelit.storage.walking import is_folder
@@ -86,7 +86,7 @@ def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: b
         if len(fields) == width and all(fields) and is_count(fields[1]) and is_count(fields[-1]):
             first, second = (fields[0], int(fields[1])), (fields[0 if must_be_same else 2], int(fields[-1]))
             for name, _ in (first, second):
-                if "/" in name or "\0" in name or name in (".", ".."):
+                if "/" in name or name in (".", ".."):
                     raise FacelitError(
                         f"{path}, line {line_number}: {name[:80]!r} is no name of a folder: it leads elsewhere."
                     )
@@ -119,7 +119,7 @@ class PairImages:
         """
         name, number = key
         stem = os.path.join(self.root, name, f"{name}_{number:04d}")
-        for suffix in IMAGE_SUFFIXES:
+        for suffix in USUAL_SUFFIXES:
             if os.path.isfile(stem + suffix):
                 return stem + suffix
         folder = self._folder_of(name)

@@ -12,6 +12,8 @@ from facelit.storage.text import read_text
 
 _NUMBER = re.compile(r"[^\W\d_]{0,4}[\W_]*\d[\d\W_]*|m\.[0-9a-z_]+", re.ASCII | re.IGNORECASE)
 """Names that are no person's: `0000045`, `n000002`, `id_17`, Freebase's `m.0b4x2_`."""
+_TYPED = str.maketrans(dict.fromkeys("‘’ʼ", "'") | dict.fromkeys("‐‒–—−", "-"))
+"""Signs that word processors put in place of those that were typed."""
 _MOSTLY = 0.9
 """So many names of a set have to be numbers for all to count as such."""
 
@@ -19,11 +21,13 @@ _MOSTLY = 0.9
 def comparable(name: str) -> str:
     """A name in the form in which names are compared, everywhere in facelit.
 
-    Two names are one person's if they differ in case, in spaces against underscores, or in how accents are stored: a Mac takes
-    é apart, others do not (Unicode's NFC and NFD).
+    Two names are one person's if they differ in case, in spaces against underscores, in how accents are stored (a Mac takes é apart,
+    others do not: Unicode's NFC and NFD), in apostrophes and hyphens that a word processor has made typographic, or in characters
+    that nobody sees (zero-width spaces, marks of direction, soft hyphens).
     """
     if not name.isascii():
-        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).translate(_TYPED)
+        name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
     return re.sub(r"[\s_]+", "_", name.lower()).strip("_")
 
 
@@ -98,7 +102,8 @@ def read_people(
 
 
 def _people_by_fold(path: Path, rows: list[str]) -> list[list[str]]:
-    names = [row.split("\t")[0].strip() for row in rows]
+    # `ls -d */` and `find .` make lists of folders.
+    names = [row.split("\t")[0].strip().removeprefix("./").rstrip("/\\") for row in rows]
     if not is_count(rows[0]) or all(map(str.isdecimal, rows)):  # CASIA's identities are numbers
         return [names]
     # people.txt starts with the number of folds, peopleDevTrain.txt at once with its number of people.

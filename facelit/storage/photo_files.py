@@ -1,7 +1,7 @@
 """Which files are photos, and which of them can be read here.
 
 A training set's images are JPEG, PNG or WebP (`facelit.storage.images`). People's photos are whatever their cameras, phones and
-browsers have written: everything that Pillow reads counts, and what looks like a photo but cannot be read is told, not passed over.
+browsers have written, under whatever name: what ends or begins as a photo does counts, and what cannot be read is told, not passed over.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, features
 
@@ -21,7 +22,7 @@ _FORMATS = {
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     **dict.fromkeys((".bmp", ".dib"), "BMP"),
     **dict.fromkeys((".ppm", ".pgm", ".pnm"), "PPM"),
-    **dict.fromkeys((".jp2", ".j2k"), "JPEG2000"),
+    **dict.fromkeys((".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc"), "JPEG2000"),
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),
     **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIF"),
     ".webp": "WEBP",
@@ -48,6 +49,11 @@ _PLUGINS = {
 _CODECS = {"WEBP": "webp", "JPEG2000": "jpg_2000", "AVIF": "avif"}
 """Formats that Pillow may have been built without."""
 
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+"""How JPEG, PNG, GIF, TIFF and JPEG 2000 begin."""
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+"""What follows `ftyp` in AVIF and HEIF; a film's are others."""
+
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef", ".srw")
 _CLOSED = dict.fromkeys(_RAW, "a camera's raw file") | {
     ".psd": "a Photoshop file",
@@ -68,9 +74,44 @@ def is_photo(filename: str) -> bool:
     return not filename.startswith(".") and (suffix in _FORMATS or suffix in _CLOSED)
 
 
+def begins_as_photo(path: str | os.PathLike[str]) -> bool:
+    """Whether a file's first bytes are a photo's: browsers, mail and phones leave some as `x.jpg_large`, `x.jpg.download` or without a suffix."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read(16)
+    except OSError:
+        return False
+    if data[4:8] == b"ftyp":
+        return data[8:12] in _BRANDS
+    is_windows_s = data.startswith(b"BM") and data[6:10] == bytes(4)
+    return is_windows_s or (data.startswith(b"RIFF") and data[8:12] == b"WEBP") or data.startswith(_STARTS)
+
+
+class Found(NamedTuple):
+    """The files below a folder: photos, by name or by content, and the others; hidden ones are neither."""
+
+    photos: list[Path]
+    others: list[Path]
+
+
+def find_photos(root: Path) -> Found:
+    """All files below `root`; see `facelit.storage.walking.files_below`. Opens those whose names are no photos'."""
+    others: list[Path] = []
+
+    def is_wanted(entry: os.DirEntry[str]) -> bool:
+        if entry.name.startswith("."):
+            return False
+        is_one = is_photo(entry.name) or (entry.is_file() and begins_as_photo(entry.path))
+        if not is_one:
+            others.append(Path(entry.path))
+        return is_one
+
+    return Found(files_below(root, is_wanted), sorted(others))
+
+
 def photo_files(root: Path) -> list[Path]:
-    """All photos below `root`; see `facelit.storage.walking.files_below`."""
-    return files_below(root, is_photo)
+    """All photos below `root`; see `find_photos`."""
+    return find_photos(root).photos
 
 
 def why_unreadable(filename: str) -> str:

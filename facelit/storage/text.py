@@ -23,7 +23,7 @@ def read_text(path: str | os.PathLike[str], kind: str, option: str, errors: str 
         The text, with line ends of every kind as LF.
 
     Raises:
-        FacelitError: The file is missing, cannot be read, or is not text.
+        FacelitError: The file is missing, cannot be read, or is not text in one of these.
     """
     try:
         with open(path, "rb") as file:
@@ -36,8 +36,11 @@ def read_text(path: str | os.PathLike[str], kind: str, option: str, errors: str 
         ) from None
     try:
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig", errors)
-    except UnicodeDecodeError:
+        if "\0" in text:  # UTF-16 without a mark, UTF-32, or no text
+            raise ValueError
+    except ValueError:
         raise FacelitError(
-            f"{os.fspath(path)}: this is not a text file in UTF-8; a {kind} is (option {option})."
+            f"{os.fspath(path)}: this is not a text file in UTF-8; a {kind} is (option {option}). An editor saves it as that; so does"
+            " `iconv -f CODEPAGE -t UTF-8 OLD > NEW`."
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

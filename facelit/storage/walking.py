@@ -18,7 +18,7 @@ def is_folder(entry: os.DirEntry[Any]) -> bool:
         return False
 
 
-def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
+def files_below(root: Path, is_wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
     """Files in any depth, folder by folder in the order of their names.
 
     Hidden folders are left out. Links to folders are followed, but no folder is visited twice: a link to one above, or to one
@@ -26,7 +26,7 @@ def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
 
     Args:
         root: The folder; where there is none, nothing is below it.
-        is_wanted: Which file names count.
+        is_wanted: Which files count.
 
     Raises:
         FacelitError: A folder cannot be listed.
@@ -48,7 +48,7 @@ def files_below(root: Path, is_wanted: Callable[[str], bool]) -> list[Path]:
             raise FacelitError(f"{folder}: cannot list this folder ({error.strerror or error}).") from None
         folders = [entry for entry in listed if is_folder(entry)]
         names = {entry.name for entry in folders}
-        found[folder] = sorted(entry.name for entry in listed if entry.name not in names and is_wanted(entry.name))
+        found[folder] = sorted(entry.name for entry in listed if entry.name not in names and is_wanted(entry))
         for entry in folders:
             if not entry.name.startswith("."):
                 (links if entry.is_symlink() else waiting).append(Path(entry.path))

@@ -30,6 +30,7 @@ from facelit.storage.console import open_console
 from facelit.storage.processes import default_jobs
 
 _BATCH_ON_A_GPU = 32
+_SHOWN = 3
 
 
 def align(
@@ -190,6 +191,10 @@ def _report(tree: PhotoTree, target: Path, result: Result, options: Options, she
         print(
             f"{left:,} crop(s) belong to photos that are gone from {tree.root} ({result.gone[0].photo}, ...); they were kept."
         )
+    if tree.others:
+        some = ", ".join(tree.others[:_SHOWN]) + (", ..." if len(tree.others) > _SHOWN else "")
+        line = f"{len(tree.others):,} file(s) there are no photos: {some}"
+        console.print(line.encode("utf-8", "replace").decode(), markup=False, highlight=False, soft_wrap=True)
     write_lists(target, result.outcomes)
     if unnamed := write_landmarks(target, result.outcomes):
         print(f"{unnamed:,} photo(s) with a tab or line break in their names are left out of {LANDMARKS}.")

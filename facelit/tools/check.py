@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facelit.check.faces import NEAR_COPY, OUTLIER, Embed, Faces, embed_faces, usable_rows
-from facelit.check.findings import find_all
+from facelit.check.faces import OUTLIER, Embed, Faces, embed_faces, usable_rows
+from facelit.check.findings import border_warning, find_all
 from facelit.check.ignored import Ignored, find_ignored, ignored_finding, why_empty
 from facelit.check.label_noise import noise_findings
 from facelit.check.lists import Lists, write_lists
@@ -53,8 +53,8 @@ def check(
 ) -> int:
     """Scans a training set for defects; writes a report and a contact sheet.
 
-    Reads every image and finds unreadable files, wrong sizes, grey images, exact duplicates (of the decoded pixels) within
-    and across identities, identities with too few images, people who are also in a verification set, and anything in the
+    Reads every image and finds unreadable files, wrong sizes, grey images, crops that are black where the photo ended, exact
+    duplicates (of the decoded pixels) within and across identities, identities with too few images, people who are also in a verification set, and anything in the
     folder that is not part of the set (other kinds of files, images one folder too deep, empty identities). Prints a table.
     Exit status 1 means that some images would stop training: unreadable ones, or of the wrong size.
 
@@ -76,7 +76,8 @@ def check(
             100 people, and for a .bin).
         outlier: List crops whose cosine to their identity's mean is below this (by default 0.30), or below this + 0.10 and 0.30
             below the identity's median.
-        near_copy: List crops whose cosine to another one of their identity is above this; by default 0.985.
+        near_copy: List crops whose cosine to another one of their identity is above this. By default above 0.985, and from 0.85 on
+            those whose pictures are nearly the same, too, or each other's mirror images.
         min_images: Report identities with fewer readable images than this.
         identity_depth: How many folders lead to an identity's images: 2 for data/F0001/MID1/<image>, identity F0001/MID1.
         report: Where to write the full report, as JSON, outside the data; by default check-<name of the data>.json in the
@@ -112,7 +113,6 @@ def check(
     options: dict[str, Any] = {"min_images": min_images}
     if embed is not None:
         outlier = OUTLIER if outlier is None else outlier
-        near_copy = NEAR_COPY if near_copy is None else near_copy
         options |= {"checkpoint": checkpoint, "outlier": outlier, "near_copy": near_copy}
         compared = _compare_faces(store, scan, verification, embed, threshold, outlier, near_copy)
         findings += compared.findings
@@ -120,6 +120,8 @@ def check(
     facts, told = summary(store, scan), verification_summary(verification, compared.overlaps if compared else None)
     console = open_console()
     print_summary(console, facts, told, findings)
+    if warning := border_warning(scan):
+        console.print(warning, markup=False, highlight=False, soft_wrap=True)
     if ignored and str(ignored):
         console.print(f"Ignored: {ignored}.", markup=False, highlight=False, soft_wrap=True)
     if not verification:
@@ -185,7 +187,7 @@ def _open(data: str, identity_depth: int) -> tuple[CropStore, Ignored | None]:
     if not len(store):
         instead = why_empty(store.path) if is_folder else ""
         raise FacelitError(
-            f"{data}: no images here. The expected layout is root/<identity>/<image> with .jpg, .png or .webp images."
+            f"{data}: no images here. The expected layout is root/<identity>/<image> with .jpg, .png, .webp or other images."
             f" {instead}".rstrip()
         )
     return store, find_ignored(store.path, identity_depth) if is_folder else None
@@ -193,8 +195,10 @@ def _open(data: str, identity_depth: int) -> tuple[CropStore, Ignored | None]:
 
 def _open_network(checkpoint: str, device: str | None) -> Embed:
     from facelit.inference import load  # torch
+    from facelit.inference.console import remark_drawings
 
     model = load(checkpoint, device)
+    remark_drawings(model)
     return lambda crops: model.embed(crops, batch_size=len(crops))
 
 
@@ -214,7 +218,7 @@ def _compare_faces(
     embed: Embed,
     threshold: float | None,
     outlier: float,
-    near_copy: float,
+    near_copy: float | None,
 ) -> _Compared:
     faces = embed_faces(store, usable_rows(scan), embed, outlier, near_copy)
     overlaps = [find_overlap(faces, one, embed, threshold) for one in verification]

@@ -10,7 +10,7 @@ import numpy as np
 
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
-from facelit.inference.console import open_model, remark
+from facelit.inference.console import open_model, remark, remark_drawings
 from facelit.storage.images import BadImageError
 from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
@@ -87,6 +87,7 @@ def cluster(
     # Nearly all pairs in an album are of different people: the threshold for best accuracy on balanced pairs would mix them.
     usual = _USUAL if _USUAL in measured else "best_accuracy"
     limit = model.choose_threshold(threshold, at or usual, on)
+    remark_drawings(model, limit)
     from facelit.inference.album import Album
     from facelit.inference.thresholds import averages_mirror_images
 

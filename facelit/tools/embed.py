@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
-from facelit.inference.console import check_output, open_model, remark, remark_several_faces
+from facelit.inference.console import check_output, open_model, remark, remark_drawings, remark_several_faces
 from facelit.storage.images import BadImageError
 from facelit.storage.photo_files import photo_files
 
@@ -67,6 +67,7 @@ def embed(
         state = "holds no photo" if root.is_dir() else "does not exist"
         raise FacelitError(f"{root} {state}.")
     model = open_model(checkpoint, device, detector, detector_model)
+    remark_drawings(model)
     faces = embed_photos(model, paths, aligned, which or "largest", flip_average, batch_size).require_any(len(paths))
     remark_several_faces(faces.several, which is not None)
     names = [paths[number].relative_to(root).as_posix() for number in faces.photos]

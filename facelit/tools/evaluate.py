@@ -10,7 +10,7 @@ import numpy as np
 
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
-from facelit.inference.console import check_output, open_model, remark, remark_several_faces
+from facelit.inference.console import check_output, open_model, remark, remark_drawings, remark_several_faces
 from facelit.storage.files import check_writable
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def evaluate(
     people = list_people(root)
     check_people(root, [len(photos) for photos in people.values()], far)
     model = open_model(checkpoint, device, detector, detector_model)
+    remark_drawings(model)
     if write_threshold:
         check_writable(model.checkpoint_path, "checkpoint")
     flip = flip_average or model.flip_average

@@ -92,7 +92,7 @@ def _read_crops(folder: str | None) -> tuple[str, Any]:
 
     paths = list_images(Path(folder))
     if len(paths) < 2:
-        raise FacelitError(f"{folder}: fewer than two .jpg, .png or .webp crops here (option crops).")
+        raise FacelitError(f"{folder}: fewer than two crops here (.jpg, .png, .webp, ...; option crops).")
     places = np.linspace(0, len(paths) - 1, min(_NUM_CROPS, len(paths))).astype(int)
     faces: list[Crop] = [read_crop(paths[place]) for place in places]
     return f"crops of {folder}", np.stack(faces)

@@ -11,6 +11,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 
+from facelit.callbacks.verification import check_monitor
 from facelit.data.datamodule import FaceDataModule
 from facelit.errors import FacelitError
 from facelit.lightning import unscales_in_step
@@ -80,6 +81,7 @@ class Optimization:
         if isinstance(scheduler, ReduceLROnPlateau):
             settings["monitor"] = scheduler.monitor
             settings["frequency"] = self._epochs_between_figures(scheduler.monitor, module.trainer)
+            check_monitor(scheduler.monitor, "monitor of model.lr_scheduler", module.trainer, module)
         return {"optimizer": optimizer, "lr_scheduler": settings}  # type: ignore[return-value]  # TypedDict by hand
 
     def _epochs_between_figures(self, monitor: str, trainer: Trainer) -> int:

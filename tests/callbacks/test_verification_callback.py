@@ -3,17 +3,22 @@
 import csv
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from facelit import FacelitError
+from facelit.callbacks import VerificationCallback
 from facelit.checkpoints import store_calibration
 from facelit.cli import main
 from facelit.data import FaceDataModule, PairsFolder, SyntheticPairs
+from facelit.training import FaceRecognizer
 from facelit.verification import evaluate_pairs
 from tiny_run import make_run
 
@@ -25,6 +30,37 @@ def test_names_of_sets_are_checked(name: str) -> None:
     """Figures and files are named after them; val/accuracy is what the best checkpoint is chosen by."""
     with pytest.raises(FacelitError, match=f"data.verification: a set cannot be called '{name}'"):
         FaceDataModule(verification={name: SyntheticPairs(folds=2, pairs_per_fold=2)})
+
+
+def trainer_with(*callbacks: Callback) -> Any:
+    return SimpleNamespace(
+        callbacks=list(callbacks), datamodule=SimpleNamespace(verification={"lfw": None, "cfp": None})
+    )
+
+
+@pytest.mark.parametrize(
+    ("monitor", "hint"),
+    [("val/acuracy", "val/accuracy"), ("lfv/auc", "lfw/auc"), ("cfp/acc", "cfp/auc"), ("val/auc", ""), ("LFW/eer", "")],
+)
+@pytest.mark.parametrize("watcher", [EarlyStopping, lambda monitor: ModelCheckpoint(monitor=monitor)])
+def test_a_misspelt_figure_is_refused_before_training(monitor: str, hint: str, watcher: Any) -> None:
+    """Lightning says so after the first epoch."""
+    callback = VerificationCallback()
+    with pytest.raises(
+        FacelitError, match=rf"monitor of \w+: no validation gives the figure '{monitor}'.*{hint}.*lfw, cfp"
+    ):
+        callback.setup(trainer_with(callback, watcher(monitor)), FaceRecognizer.__new__(FaceRecognizer), "fit")
+
+
+@pytest.mark.parametrize("monitor", ["val/accuracy", "cfp/auc", "lfw/tar_at_far_1e-2", "train/loss", "my_figure"])
+def test_figures_that_there_will_be_pass(monitor: str) -> None:
+    callback, module = VerificationCallback(), FaceRecognizer.__new__(FaceRecognizer)
+    callback.setup(trainer_with(callback, EarlyStopping(monitor)), module, "fit")
+
+    class Own(Callback):
+        """May log anything."""
+
+    callback.setup(trainer_with(callback, EarlyStopping("mine/figure"), Own()), module, "fit")
 
 
 def last_figures(log: Path) -> dict[str, float]:

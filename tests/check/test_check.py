@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from facelit.align.template import share_beyond, warp
 from facelit.check import scan as scan_module
 from facelit.check.findings import Finding, Item, equal_groups, find_all
 from facelit.check.report import write_report
-from facelit.check.scan import FACTS, FORMATS, Scan, scan_images
+from facelit.check.scan import BLACK, FACTS, FORMATS, Scan, black_border, scan_images
 from facelit.check.verification_set import VerificationSet
 from facelit.errors import FacelitError
 from facelit.pictures.contact_sheet import TILES, choose, contact_sheet, in_rows
@@ -33,6 +34,7 @@ KEYS = [
     "unreadable",
     "wrong_size",
     "grey",
+    "black_border",
     "duplicates_within",
     "duplicates_across",
     "few_images",
@@ -313,6 +315,56 @@ def test_one_coloured_pixel_is_not_grey(tmp_path: Path, channel: int) -> None:
     assert scan_images(open_store(tmp_path / "data")).facts["is_grey"].tolist() == [True, False]
 
 
+def bright(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(40, 256, (112, 112, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (40, 0), (-30, 25), (60, -60)])
+@pytest.mark.parametrize("angle", [0, 0.4, -0.9])
+def test_a_black_border_is_what_lies_beyond_the_photo(shift: tuple[int, int], angle: float) -> None:
+    photo = np.asarray(Image.fromarray(bright(0)[:6, :6]).resize((112, 112), Image.Resampling.BILINEAR))
+    cos, sin = np.cos(angle), np.sin(angle)
+    centre = np.array([55.5, 55.5])
+    turn = np.array([[cos, -sin], [sin, cos]])
+    matrix = np.column_stack([turn, centre - turn @ centre + shift])
+    crop = warp(photo, matrix)
+    beyond = share_beyond((112, 112), matrix)
+    assert black_border(crop).mean() == pytest.approx(beyond, abs=0.02)
+    jpeg = io.BytesIO()
+    Image.fromarray(crop).save(jpeg, "jpeg", quality=85)
+    with Image.open(jpeg) as image:
+        assert black_border(np.asarray(image.convert("RGB"))).mean() == pytest.approx(beyond, abs=0.04)
+
+
+def test_what_is_black_but_reaches_no_edge_straight_is_no_border() -> None:
+    pixels = bright(1)
+    pixels[20:90, 20:90] = 0
+    assert not black_border(pixels).any()
+    pixels[:, 30] = BLACK  # a line from edge to edge, which touches the square
+    assert np.argwhere(black_border(pixels)).tolist() == [[row, 30] for row in range(112)]
+    pixels[50, :, 1] = np.minimum(pixels[50, :, 1], BLACK)  # one channel is not black
+    assert black_border(pixels).sum() == 112
+    assert black_border(np.zeros((3, 5, 3), np.uint8)).all()
+
+
+def test_crops_that_end_in_black_are_listed_and_many_are_warned_of(tmp_path: Path, capsys) -> None:
+    root = tmp_path / "data"
+    for number in range(11):
+        pixels = bright(number)
+        pixels[: 28 if number == 0 else 27] = 0  # 25 % of one crop, 24 % of the others
+        save(Image.fromarray(pixels), root / f"person_{number % 2}" / f"{number:02d}.png")
+    assert check(str(root), report="r.json") == 0
+    assert items("r.json")["black_border"] == [{"image": "person_0/00.png", "black_percent": 25}]
+    out = capsys.readouterr().out
+    assert "person_0/00.png: 25 % black" in out
+    assert "--border replicate" not in out  # 1 in 11
+    (root / "person_1" / "09.png").unlink()
+    (root / "person_0" / "04.png").write_bytes(b"")  # not among those counted
+    assert check(str(root), report="r.json") == 1
+    assert "11 % of the images are black by a quarter or more" in capsys.readouterr().out
+    assert [image["image"] for image in items("r.json")["black_border"]] == ["person_0/00.png"]
+
+
 def test_only_readable_images_count(tmp_path: Path) -> None:
     root = clean_tree(tmp_path / "data", images=2)
     (root / "person_1" / "0.webp").write_bytes(b"no image")
@@ -401,6 +453,17 @@ def test_the_sheet_shows_every_kind(planted: tuple[Path, Path]) -> None:
     assert bare.shape[0] < 500 < 2000 < pixels.shape[0] < 4000
     assert 1200 < pixels.shape[1] < 2400
     assert (bare != 255).any()
+
+
+def test_the_sheet_has_as_many_images_as_asked_for(tmp_path: Path) -> None:
+    for number in range(17):
+        save(face(number), tmp_path / "data" / f"alone_{number:02d}" / "0.png")  # too few images
+    heights = []
+    for most in (8, 16):
+        check(str(tmp_path / "data"), sheet="sheet.png", sheet_images=most, jobs=1)
+        with Image.open("sheet.png") as sheet:
+            heights.append(sheet.height)
+    assert heights[1] > heights[0] + 50
 
 
 @pytest.mark.parametrize("hostile", ["$x_{1}^$", "[bold]", "\udcff\udcfe", "顔", "n" * 200])
@@ -549,7 +612,7 @@ def test_the_trial_of_writing_leaves_the_old_files(tmp_path: Path) -> None:
 def with_ignored(root: Path) -> Path:
     """A clean tree with everything in it that is no part of a training set."""
     clean_tree(root)
-    for name in ("a.BMP", "b.jfif", "notes.txt", "bare"):
+    for name in ("a.HEIC", "b.jxl", "notes.txt", "bare"):
         (root / "person_1" / name).write_bytes(b"x")
     (root / "labels.csv").write_text("")
     for number in range(3):
@@ -573,19 +636,19 @@ def test_what_is_ignored_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         {"identity": "nested", "images": 0},
         {"identity": "nobody", "images": 0},
         {"file": "labels.csv"},
-        {"file": "person_1/a.BMP"},
-        {"file": "person_1/b.jfif"},
+        {"file": "person_1/a.HEIC"},
+        {"file": "person_1/b.jxl"},
         {"file": "person_1/bare"},
         {"file": "person_1/notes.txt"},
     ]
     (found,) = [one for one in json.loads(Path("check-data.json").read_text())["findings"] if one["key"] == "ignored"]
-    # Four in subfolders, a.BMP and b.jfif; person_1, person_2, nobody and nested.
+    # Four in subfolders, a.HEIC and b.jxl; person_1, person_2, nobody and nested.
     assert (found["count"], found["images"], found["identities"]) == (9, 6, 4)
     few = items("check-data.json")["few_images"]
     assert few == [{"identity": "nested", "images": 0}, {"identity": "nobody", "images": 0}]
     printed = " ".join(capsys.readouterr().out.split())
     assert (
-        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .bmp, 1 .jfif, 1 without a suffix, 1 .txt), 4 image(s) in 2"
+        "Ignored: 5 file(s) of other kinds (1 .csv, 1 .heic, 1 .jxl, 1 without a suffix, 1 .txt), 4 image(s) in 2"
         " subfolder(s) of identities, 2 identities without an image." in printed
     )
 
@@ -636,10 +699,10 @@ def test_other_forms_of_a_set_ignore_nothing(tmp_path: Path, form: str, capsys: 
             r"one folder too deep, such as nest/a/session/0\.jpg\. If .*--identity_depth 2\.$",
         ),
         (
-            ["nest/a/0.bmp", "nest/a/1.bmp"],
-            r"Ignored there: 2 file\(s\) of other kinds \(2 \.bmp\), 1 identity without",
+            ["nest/a/0.heic", "nest/a/1.heic"],
+            r"Ignored there: 2 file\(s\) of other kinds \(2 \.heic\), 1 identity without",
         ),
-        (["nest/.hidden/a/0.jpg"], r"\.webp images\.$"),
+        (["nest/.hidden/a/0.jpg"], r"\.webp or other images\.$"),
     ],
 )
 def test_where_nothing_is_found_it_says_what_there_is(tmp_path: Path, files: list[str], message: str) -> None:
@@ -712,6 +775,7 @@ def test_lfw_as_it_is(lfw: Path) -> None:
         "unreadable": 0,
         "wrong_size": 0,
         "grey": 41,
+        "black_border": 14,  # all of them photos with a black background
         "duplicates_within": 0,
         "duplicates_across": 0,
         "few_images": 5749 - 1680,

@@ -75,6 +75,8 @@ def test_which_sets_count_is_said() -> None:
 def test_paths_are_expanded_as_a_shell_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     monkeypatch.setenv("SCR", "/scratch")
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.setenv("HOMEWARD", "~/x")
     monkeypatch.delenv("ABSENT", raising=False)
     monkeypatch.chdir(tmp_path)
     for text, expanded in {
@@ -85,10 +87,25 @@ def test_paths_are_expanded_as_a_shell_would(tmp_path: Path, monkeypatch: pytest
         "a~b": "a~b",
         "A$$P_0001.jpg": "A$$P_0001.jpg",
         "IResNet": "IResNet",
+        "${SCR:-/else}/a": "/scratch/a",
+        "${ABSENT:-/else}/a": "/else/a",
+        "${ABSENT-~/b}": "/home/ann/b",
+        "${EMPTY:-/else}/a/${EMPTY-x}": "/else/a/",
+        "$HOMEWARD/a": "/home/ann/x/a",
+        "price$5/a": "price$5/a",
+        "~x": "~x",
     }.items():
         assert expand_path(text) == expanded
-    with pytest.raises(FacelitError, match=r"\$ABSENT/x: there is no environment variable ABSENT"):
-        expand_path("$ABSENT/x")
+    for text, message in {
+        "$ABSENT/x": r"\$ABSENT/x: there is no environment variable ABSENT",
+        "a/${ABSENT}/x": "there is no environment variable ABSENT",
+        "$EMPTY/x": "the environment variable EMPTY is empty",
+        "~nobody_of_this_name/x": "there is no user nobody_of_this_name",
+        "$(whoami)/x": "commands are not run",
+        "$env:HOME/x": "there is no environment variable env",
+    }.items():
+        with pytest.raises(FacelitError, match=message):
+            expand_path(text)
     (tmp_path / "$SCR").mkdir()
     assert expand_path("$SCR") == "$SCR"
 

@@ -96,3 +96,29 @@ def test_it_is_said_first(
     assert remark in (printed.err.splitlines() or [""])[0]
     assert ("drawn faces" in printed.err) == bool(remark)
     assert "drawn" not in printed.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "CROPS", "--jobs", "1"],
+        ["embed", "CROPS", "--aligned"],
+        ["evaluate", "CROPS", "--aligned"],
+        ["cluster", "CROPS", "album", "--aligned", "--threshold", "0.5"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_other_commands_say_it_too(
+    trained: TrainedRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(trained.crops) if argument == "CROPS" else argument for argument in arguments]
+    drawn = trained.changed(tmp_path / "x.ckpt", facelit__drawn=True)
+    for checkpoint in (drawn, trained.checkpoint):
+        with suppress(SystemExit):
+            main([*arguments, "--checkpoint", str(checkpoint), "--device", "cpu"])
+        assert ("was trained on facelit's drawn faces" in capsys.readouterr().err) == (checkpoint == drawn)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from facelit.errors import FacelitError
 from facelit.storage import folder as folder_module
 from facelit.storage.folder import INDEX_NAME, FolderStore, index_folder
+from facelit.storage.images import BadImageError, decode_crop
 
 OLD = round(time.time() - 1000)
 
@@ -35,7 +37,21 @@ def settle(root: Path) -> None:
 
 def literal_listing(root: Path) -> list[tuple[str, str]]:
     """What the store must list, by the plainest code."""
-    suffixes = (".jpg", ".jpeg", ".png", ".webp")
+    suffixes = (
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".jpe",
+        ".jfif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+        ".gif",
+        ".avif",
+    )
     return [
         (folder.name, file.name)
         for folder in sorted(root.iterdir())
@@ -394,3 +410,26 @@ def test_an_unreadable_identity_is_named(tmp_path: Path) -> None:
             FolderStore(root)
     finally:
         (root / "b").chmod(stat.S_IRWXU)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form"), [("JFIF", "JPEG"), ("jpe", "JPEG"), ("bmp", "BMP"), ("tif", "TIFF"), ("ppm", "PPM")]
+)
+def test_crops_of_unusual_kinds_are_in_the_set(tmp_path: Path, suffix: str, form: str) -> None:
+    """They were passed over without a word, and their people with them."""
+    (tmp_path / "ann").mkdir()
+    Image.new("RGB", (112, 112), (200, 100, 50)).save(tmp_path / "ann" / f"1.{suffix}", form)
+    store = FolderStore(tmp_path)
+    assert listed(store) == [("ann", f"1.{suffix}")]
+    np.testing.assert_allclose(decode_crop(store.encoded(0), store.place(0))[56, 56], (200, 100, 50), atol=3)
+
+
+def test_a_pipe_and_a_folder_are_no_images(tmp_path: Path) -> None:
+    """To read from a pipe would take until somebody writes to it."""
+    (tmp_path / "ann" / "2.jpg").mkdir(parents=True)
+    os.mkfifo(tmp_path / "ann" / "1.jpg")
+    (tmp_path / "ann" / "0.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    store = FolderStore(tmp_path)
+    for row, reason in enumerate(("no such image file", "it is no file", "it is no file|Is a directory")):
+        with pytest.raises(BadImageError, match=reason):
+            store.encoded(row)

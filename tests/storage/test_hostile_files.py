@@ -23,7 +23,7 @@ from facelit.storage.people import read_people
         ("../../etc\t1\t2", r"line 2: '\.\./\.\./etc' is no name of a folder"),
         ("..\t1\t2", r"line 2: '\.\.' is no name of a folder"),
         ("/etc\t1\t2", r"line 2: '/etc' is no name of a folder"),
-        ("a\0b\t1\t2", r"is no name of a folder"),
+        ("a\0b\t1\t2", r"not a text file"),
     ],
 )
 def test_rows_of_pairs(tmp_path: Path, row: str, message: str) -> None:

@@ -1,7 +1,11 @@
 """InsightFace's verification sets: whatever Python pickled them, and what is no such set."""
 
+import bz2
+import gzip
+import lzma
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +121,12 @@ def test_other_content_is_refused(tmp_path: Path, content: object, reason: str) 
     path = _write(tmp_path, pickle.dumps(content, 4))
     with pytest.raises(FacelitError, match=rf"some\.bin: refused: .*{reason}.*write_pairs_bin"):
         read_pairs_bin(path)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_packed_file_is_named(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(FacelitError, match=r"this is a (gzip|bzip2|xz) file, not a pickle\. Unpack it first"):
+        read_pairs_bin(_write(tmp_path, pack(pickle.dumps((IMAGES, IS_SAME)))))
 
 
 def test_one_array_is_not_copied_again_and_again(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from facelit.align.landmark_file import read_landmarks
 from facelit.data.identity_folder import IdentityFolder
 from facelit.data.pairs import PairsFolder
 from facelit.errors import FacelitError
-from facelit.inference.enrolment import enrol
+from facelit.inference.enrolment import OnBadPhoto, enrol
+from facelit.inference.gallery import Gallery
 from facelit.storage.images import Crop
 from facelit.storage.pairs_file import PairImages, read_pairs
 from facelit.storage.people import comparable, read_people, why_incomparable
@@ -60,6 +61,37 @@ def test_accents_stored_in_one_piece_or_two() -> None:
     assert comparable(JOSE) == comparable(JOSE_APART)
     assert comparable(JOSE) != comparable("Jose Nunez")
     assert comparable("STRASSE") == comparable("straße")
+
+
+@pytest.mark.parametrize(
+    ("typed", "plain"),
+    [
+        ("O’Neal", "O'Neal"),
+        ("Jean‐Luc", "jean-luc"),  # U+2010
+        ("Jean–Luc", "Jean-Luc"),  # an en dash
+        ("\u200bAnn\u00a0Lee\u200e", "Ann Lee"),
+        ("\ufeffBo\u00adb", "Bob"),
+        ("Ann\u3000Lee\u2009", "ann_lee"),
+    ],
+)
+def test_what_word_processors_make_of_names(typed: str, plain: str) -> None:
+    assert comparable(typed) == comparable(plain)
+
+
+@pytest.mark.parametrize(
+    "listed", ["Ann/\nBo/\n", "./Ann\n./Bo\n", "./Ann/\n./Bo/", "Ann\\\nBo\\\n", "Ann\rBo\r", "Ann\n\u200bBo\u200b"]
+)
+def test_lists_made_by_ls_and_find(tmp_path: Path, listed: str) -> None:
+    assert kept(tree(tmp_path / "crops", "Ann/1.png", "Bo/1.png", "Cy/1.png", "Di/1.png"), listed) == ["Cy", "Di"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16-le", "utf-16-be", "utf-32"])
+def test_text_in_another_encoding_is_refused_with_the_way_out(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "list.txt").write_bytes("Ann\nJosé\n".encode(encoding))
+    (tmp_path / "plain.txt").write_bytes("Ann\nBo\n".encode("utf-16-le" if encoding == "cp1252" else encoding))
+    for name in ("list.txt", "plain.txt"):
+        with pytest.raises(FacelitError, match=r"not a text file in UTF-8; .*iconv"):
+            read_people(tmp_path / name)
 
 
 def test_a_list_of_numbers_names_numbers(tmp_path: Path) -> None:
@@ -168,6 +200,28 @@ def test_a_gallery_has_everybody_once(tmp_path: Path) -> None:
     crop: Crop = np.zeros((112, 112, 3), np.uint8)
     gallery = enrol(root, lambda photo: crop, embed, "mean", "error", False, "", False)
     assert sorted(map(comparable, gallery.names)) == ["ann_lee", comparable(JOSE)]
+
+
+def test_somebody_without_a_photo_is_told(tmp_path: Path) -> None:
+    root = tree(tmp_path, "Ann/1.png", "Bo/1.png")
+    (root / "Cy").mkdir()
+    (root / "Cy" / "film.mp4").write_bytes(b"no photo")
+    (root / ".cache").mkdir()
+
+    def enrolled(people: Path | dict[str, list[str]], on_bad_photo: OnBadPhoto) -> Gallery:
+        crop: Crop = np.zeros((112, 112, 3), np.uint8)
+        return enrol(people, lambda _: crop, lambda crops: np.eye(4, dtype=np.float32)[: len(crops)], "mean",
+                     on_bad_photo, False, "", False)  # fmt: skip
+
+    for people in (root, {"Ann": ["1.png"], "Bo": ["1.png"], "Cy": []}):
+        with pytest.raises(FacelitError, match=r"1 of the gallery's 3 photos .*Cy: no photo of this person"):
+            enrolled(people, "error")
+        gallery = enrolled(people, "skip")
+        assert gallery.names == ["Ann", "Bo"]
+        assert len(gallery.skipped) == 1
+    # Of one with photos under another spelling nothing is missing.
+    (root / "Cy").rename(root / "ann")
+    assert enrolled(root, "error").names == ["Ann", "Bo"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,14 @@ import pytest
 from PIL import Image
 
 from facelit.storage import photo_files as module
-from facelit.storage.photo_files import is_photo, photo_files, readable_formats, why_unidentified, why_unreadable
+from facelit.storage.photo_files import (
+    find_photos,
+    is_photo,
+    photo_files,
+    readable_formats,
+    why_unidentified,
+    why_unreadable,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +53,24 @@ def test_files_below_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in photo_files(tmp_path)]
     assert found == ["0.gif", "a/x/3.nef", "b/1.HEIC", "b/2.jfif"]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000"])
+def test_photos_are_known_by_their_content(tmp_path: Path, form: str) -> None:
+    """As browsers, mail programs and phones leave them."""
+    if form not in readable_formats():
+        pytest.skip(f"this Pillow has no {form}")
+    names = ["Cy.jpg_large", "IMG_0001", "k.JPG ", "m.jpg.part"]
+    for name in names:
+        Image.new("RGB", (8, 8), "red").save(tmp_path / name, form)
+    Image.new("RGB", (8, 8)).save(tmp_path / ".hidden", form)
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(50))
+    (tmp_path / "BMW.txt").write_text("BMW, Mini and others")
+    (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")  # to open it would hang
+    photos, others = find_photos(tmp_path)
+    assert [path.name for path in photos] == sorted(names)
+    assert [path.name for path in others] == ["BMW.txt", "empty", "film.mp4", "pipe"]
 
 
 def test_what_cannot_be_read_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

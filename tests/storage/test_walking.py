@@ -79,4 +79,4 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    assert files_below(tmp_path / "absent", lambda name: True) == []
+    assert files_below(tmp_path / "absent", lambda entry: True) == []

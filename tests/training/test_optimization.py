@@ -16,6 +16,7 @@ from facelit.training.optimization import Optimization, default_optimizer
 def settings(monitor: str, interval: str = "epoch", **trainer: Any) -> dict[str, Any]:
     """What Lightning is told of a plateau schedule."""
     defaults = {"check_val_every_n_epoch": 1, "limit_val_batches": 1.0, "gradient_clip_val": None, "datamodule": None}
+    defaults["callbacks"] = []
     module = torch.nn.Linear(2, 2)
     module.trainer = SimpleNamespace(**defaults | {"precision_plugin": None} | trainer)
     module.device = torch.device("cpu")
