@@ -51,9 +51,8 @@ class PairedTest(NamedTuple):
             a: Name of the first network.
             b: Name of the second.
         """
-        counts = (
-            f"alone right: {a} {self.only_a:,}, {b} {self.only_b:,} of {self.pairs:,} pairs; p = {self.p_value:.2g}"
-        )
+        p = f"= {self.p_value:.2g}" if self.p_value else "< 1e-300"
+        counts = f"alone right: {a} {self.only_a:,}, {b} {self.only_b:,} of {self.pairs:,} pairs; p {p}"
         if self.only_a == self.only_b:
             return f"{a} and {b} are equally good ({counts})"
         better, worse = (a, b) if self.only_a > self.only_b else (b, a)

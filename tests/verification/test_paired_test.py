@@ -57,6 +57,7 @@ def test_many_discordant_pairs() -> None:
     assert at_limit.p_value == pytest.approx(beyond.p_value, rel=0.1)
     assert "is better than" in beyond.sentence("a", "b")
     assert "more than chance" in beyond.sentence("a", "b")
+    assert "p < 1e-300" in mcnemar(*decisions(0, 3000, 0, 0)).sentence("a", "b")
 
 
 def test_shapes() -> None:
