@@ -82,7 +82,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _continues(arguments: Sequence[str]) -> bool:
     """Whether an interrupted command goes on when it is given again."""
-    return arguments[0] in ("align", "pack") or (arguments[0] == "suites" and "--out" in arguments)
+    return arguments[0] in ("align", "pack") or (
+        arguments[0] == "suites" and any(one.startswith("--out") for one in arguments)
+    )
 
 
 def _leave(status: int) -> None:

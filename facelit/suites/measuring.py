@@ -13,7 +13,14 @@ from facelit.inference.console import remark
 from facelit.storage.files import replace_file
 from facelit.suites.breakdowns import SetBreakdowns, ThresholdRule, break_down, match_groups, missing_line
 from facelit.suites.groups_file import GroupsFile, ImageGroups
-from facelit.suites.score_folder import ScoreFolder, checkpoint_names, file_digest, find_checkpoints, write_json
+from facelit.suites.score_folder import (
+    ScoreFolder,
+    checkpoint_names,
+    file_digest,
+    find_checkpoints,
+    groups_path,
+    write_json,
+)
 from facelit.suites.scoring import PairScorer
 from facelit.suites.sets import ReadSet, SuiteSet, open_sets, read_set
 from facelit.suites.table import Comparisons, as_dict, as_tsv, compare_all
@@ -45,7 +52,7 @@ class Measurement:
         """
         for checkpoint, sets in self.breakdowns.items():
             for name, found in sets.items():
-                write_json(out / checkpoint / f"{name}.groups.json", found.as_dict())
+                write_json(groups_path(out / checkpoint, name), found.as_dict())
         with replace_file(out / "suites.tsv") as file:
             file.write(as_tsv(self.results).encode("utf-8", "surrogatepass"))
         write_json(out / "suites.json", as_dict(self.results, self.comparisons, self.absent))
@@ -93,6 +100,9 @@ def measure(
     stored = [{one.suite_set.name: folder.load(one) if folder else None for one in read} for folder in folders]
     # All of them before the work: the last checkpoint may be none.
     models = [None if all(found.values()) else _load(path, device) for path, found in zip(paths, stored, strict=True)]
+    for model, folder in zip(models, folders, strict=True):
+        if model and folder:
+            folder.make()
     scores = {
         name: _score(name, model, read, found, folder, flip_average, batch_size)
         for name, model, found, folder in zip(names, models, stored, folders, strict=True)

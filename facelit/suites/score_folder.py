@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from facelit.checkpoints import newest_checkpoint
 from facelit.errors import FacelitError
 from facelit.inference.console import remark
-from facelit.storage.files import cannot_write, replace_file
+from facelit.storage.files import cannot_write, check_writable, replace_file
 from facelit.suites.sets import ReadSet
 from facelit.verification.scored_pairs import ScoredPairs
 from facelit.version import __version__
@@ -88,6 +88,11 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def groups_path(folder: Path, name: str) -> Path:
+    """Where the rates by group of a set are."""
+    return folder / f"{name}.groups.json"
+
+
 class ScoreFolder:
     """The folder of one checkpoint. An entry of a set is in `about.json` only while its file of scores is whole.
 
@@ -150,16 +155,24 @@ class ScoreFolder:
             self._write_scores(pairs)
         return pairs
 
+    def make(self) -> None:
+        """Makes the folder, before the work.
+
+        Raises:
+            FacelitError: It cannot be made or written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error, " Name another folder (--out).") from None
+        check_writable(self.folder / ABOUT, "out")
+
     def save(self, pairs: ScoredPairs, read: ReadSet, model: FaceModel) -> None:
         """Writes the scores of a set.
 
         Raises:
             FacelitError: They cannot be written.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(self.folder, error, " Name another folder (--out).") from None
         backbone = model.backbone
         self._about.update(
             facelit=__version__,
@@ -172,6 +185,7 @@ class ScoreFolder:
         )
         self._about["sets"].pop(pairs.name, None)
         self._write_about()
+        groups_path(self.folder, pairs.name).unlink(missing_ok=True)  # of other scores
         self._write_scores(pairs)
         source = read.suite_set.source
         self._about["sets"][pairs.name] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -82,6 +83,11 @@ def open_sets(
         raise FacelitError(
             f"--only {' '.join(unknown)}: there is no such set; the configuration has {', '.join(configured)}."
         )
+    for name in configured:
+        if not re.fullmatch(r"[\w.+-]+", str(name)):
+            raise FacelitError(
+                f"set {name!r}: a name is made of letters, digits and _ . + -, as its scores get a file of that name."
+            )
     found: dict[str, Namespace] = {}
     absent: dict[str, str] = {}
     for name in only or configured:

@@ -216,6 +216,7 @@ def test_other_weights_and_other_folders(
     options = ["--config", config, "--only", "folder", "--out", out]
     assert run("suites", path, *options) == 0
     before = ScoredPairs.load(out / "a" / "folder.npz").similarities
+    (out / "a" / "folder.groups.json").write_text("{}")
     (tmp_path / "b").mkdir()
     stranger = other_weights(trained, tmp_path / "b" / "a.ckpt")
     assert run("suites", stranger, *options) == 2
@@ -224,6 +225,7 @@ def test_other_weights_and_other_folders(
     assert run("suites", path, *options) == 0
     assert "has changed: its scores" in capsys.readouterr().err
     after = ScoredPairs.load(out / "a" / "folder.npz").similarities
+    assert not (out / "a" / "folder.groups.json").exists()
     assert np.abs(after - before).max() > 1e-3
     # Two of one name are told apart; averages with the mirror image are other scores.
     assert run("suites", path, stranger, *options, "--flip_average") == 0
@@ -283,6 +285,8 @@ def test_groups_by_hand(trained: TrainedRun, config: Path, tmp_path: Path, capsy
             "set a: these options do not fit",
         ),
         (["--sets", '{"a": {"class_path": "NoSuch"}}'], "set a: these options do not fit"),
+        (["--sets", '{"../a": {"class_path": "PairsBin"}}'], "set '../a': a name is made of letters"),
+        (["--config", "CONFIG", "--allow_missing", "--out", "groups.csv/out"], "cannot write this file"),
         (["--sets", '{"a": "lfw.bin"}'], "set a: expected a class that reads it"),
         (["--config", "CONFIG", "--far", "1e-3"], "Name the groups with --groups FILE"),
         (
