@@ -136,14 +136,14 @@ def _missing_paths(options: Namespace) -> list[str]:
     module, _, name = options.class_path.rpartition(".")
     parameters = inspect.signature(getattr(import_module(module), name)).parameters
     paths = [parameter for parameter in parameters if "Path" in str(parameters[parameter].annotation)]
-    values = options.get("init_args") or Namespace()
+    values = options.get("init_args") or {}
     named = [os.fspath(values[path]) for path in paths if values.get(path) is not None]
     return [path for path in named if not os.path.exists(path)]
 
 
 def _open(name: str, options: Namespace) -> SuiteSet:
     try:
-        source: VerificationSource = _parser().instantiate(Namespace(set=options)).set
+        source: VerificationSource = _parser().instantiate(Namespace(set=options)).set  # type: ignore[no-untyped-call]  # jsonargparse's own
     except FacelitError as error:
         raise FacelitError(f"set {name}: {error}") from None
     root = getattr(source, "root", None)

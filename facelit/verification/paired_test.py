@@ -90,7 +90,7 @@ def mcnemar(correct_a: Any, correct_b: Any) -> PairedTest:
 def _binomial(only_a: int, only_b: int) -> float:
     total = only_a + only_b
     tail = sum(math.comb(total, count) for count in range(min(only_a, only_b) + 1))
-    return min(1.0, 2 * tail / 2**total)  # integers: one rounding
+    return min(1.0, float(2 * tail / 2**total))  # integers: one rounding
 
 
 def _normal(only_a: int, only_b: int) -> float:

@@ -96,7 +96,7 @@ class ScoredPairs:
             raise FacelitError(f"scores not found: {path}. {_WAY_OUT}")
         try:
             content = np.load(path, allow_pickle=False)
-            if not isinstance(content, Mapping):
+            if not isinstance(content, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
             with content:
                 arrays = {name: content[name] for name in content.files}
