@@ -109,6 +109,7 @@ class ScoreFolder:
     def __init__(self, folder: Path, checkpoint: Path, sha256: str, flip_average: bool) -> None:
         self.folder = folder
         self._identity = {"checkpoint": str(checkpoint.absolute()), "sha256": sha256, "flip_average": flip_average}
+        self._outdated: list[str] = []
         self._about = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -117,7 +118,8 @@ class ScoreFolder:
         if self.folder.exists() and not self.folder.is_dir():
             raise FacelitError(f"{self.folder}: this is a file; the scores go into a folder of that name (--out).")
         if not path.is_file():
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            # Hidden: what a killed process had begun to write.
+            if self.folder.is_dir() and any(not one.name.startswith(".") for one in self.folder.iterdir()):
                 raise FacelitError(
                     f"{self.folder}: this folder is not one of `facelit suites`. Name another one (--out)."
                 )
@@ -137,6 +139,7 @@ class ScoreFolder:
                 f"{self.folder}: these are scores of another checkpoint, {found['checkpoint']}. Name another folder (--out)."
             )
         remark(f"{self._identity['checkpoint']} has changed: its scores in {self.folder} are measured again.")
+        self._outdated = [name for name in entries if Path(name).name == name]
         return new
 
     def load(self, read: ReadSet) -> ScoredPairs | None:
@@ -156,7 +159,7 @@ class ScoreFolder:
         return pairs
 
     def make(self) -> None:
-        """Makes the folder, before the work.
+        """Makes the folder, before the work, and removes scores of weights that the checkpoint no longer has.
 
         Raises:
             FacelitError: It cannot be made or written.
@@ -166,6 +169,9 @@ class ScoreFolder:
         except OSError as error:
             raise cannot_write(self.folder, error, " Name another folder (--out).") from None
         check_writable(self.folder / ABOUT, "out")
+        for name in self._outdated:
+            self._file(name).unlink(missing_ok=True)
+            groups_path(self.folder, name).unlink(missing_ok=True)
 
     def save(self, pairs: ScoredPairs, read: ReadSet, model: FaceModel) -> None:
         """Writes the scores of a set.
