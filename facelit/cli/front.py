@@ -31,6 +31,7 @@ TOOLS = {
     "import": "make a checkpoint from any face network: PyTorch weights or ONNX",
     "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
+    "suites": "measure checkpoints on LFW, CFP, AgeDB-30, CALFW and CPLFW, side by side",
     "verify": "say whether two photos show the same person",
 }
 _OVERVIEW = """usage: {program} COMMAND ...
@@ -67,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"facelit: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        hint = " The same command continues where it stopped." if first in ("align", "pack") else ""
+        hint = " The same command continues where it stopped." if _continues(arguments) else ""
         print(f"facelit: stopped.{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -77,6 +78,13 @@ def main(args: Sequence[str] | None = None) -> None:
     from facelit.cli.training import main as main_of_training
 
     main_of_training(arguments)
+
+
+def _continues(arguments: Sequence[str]) -> bool:
+    """Whether an interrupted command goes on when it is given again."""
+    return arguments[0] in ("align", "pack") or (
+        arguments[0] == "suites" and any(one.startswith("--out") for one in arguments)
+    )
 
 
 def _leave(status: int) -> None:

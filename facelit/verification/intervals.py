@@ -1,9 +1,10 @@
-"""Confidence intervals of rates whose trials are not independent: one person is in many pairs."""
+"""Confidence intervals of rates; most have trials that are not independent, as one person is in many pairs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,16 @@ def rate_with_interval(value: float, without: Sequence[float], trials: int, peop
     worth = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else float(people)
     low, high = wilson(value, max(1.0, min(worth, trials)), _quantile(max(1, groups - 1)))
     return Rate(value, low, high)
+
+
+def rate_of_trials(count: int, trials: int) -> Rate:
+    """The share of independent trials that came out one way, with Wilson's 95 % interval.
+
+    Args:
+        count: How many came out that way.
+        trials: How many there were, at least one.
+    """
+    return Rate(count / trials, *wilson(count / trials, trials, NormalDist().inv_cdf((1 + _CONFIDENCE) / 2)))
 
 
 def wilson(value: float, trials: float, quantile: float) -> tuple[float, float]:

@@ -219,16 +219,27 @@ class _CumulativeCounts:
 
 
 def _tar_at_far(roc: Roc, num_impostor: int) -> dict[float, TarAtFar]:
-    points = {}
-    for target in FAR_TARGETS:
-        allowed = math.floor(target * num_impostor + 1e-9)
-        if allowed >= MIN_IMPOSTORS:
-            # Compare FARs as counts of impostor pairs, so that rounding never decides.
-            place = int(np.searchsorted(np.rint(roc.far * num_impostor), allowed, side="right")) - 1
-            points[target] = TarAtFar(
-                float(roc.tar[place]), float(roc.far[place]), float(roc.thresholds[place]), allowed
-            )
-    return points
+    points = {target: tar_at_far(roc, num_impostor, target) for target in FAR_TARGETS}
+    return {target: point for target, point in points.items() if point is not None}
+
+
+def tar_at_far(roc: Roc, num_impostor: int, target: float) -> TarAtFar | None:
+    """The point of a ROC curve with the largest TAR at a FAR of at most the target.
+
+    Args:
+        roc: The curve.
+        num_impostor: Impostor pairs behind it.
+        target: The FAR, between 0 and 1.
+
+    Returns:
+        None where the target allows fewer than `MIN_IMPOSTORS` accepted impostor pairs.
+    """
+    allowed = math.floor(target * num_impostor + 1e-9)
+    if allowed < MIN_IMPOSTORS:
+        return None
+    # Compare FARs as counts of impostor pairs, so that rounding never decides.
+    place = int(np.searchsorted(np.rint(roc.far * num_impostor), allowed, side="right")) - 1
+    return TarAtFar(float(roc.tar[place]), float(roc.far[place]), float(roc.thresholds[place]), allowed)
 
 
 def off_torch(values: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Checkpoints on the field's standard verification sets, side by side."""
