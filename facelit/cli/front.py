@@ -31,6 +31,7 @@ TOOLS = {
     "import": "make a checkpoint from any face network: PyTorch weights or ONNX",
     "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
+    "report": "show runs and checkpoints on one page: curves, a threshold to drag, hardest pairs",
     "verify": "say whether two photos show the same person",
 }
 _OVERVIEW = """usage: {program} COMMAND ...
