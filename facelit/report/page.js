@@ -110,14 +110,20 @@
         const share = (event.clientX - box.left - l) / (box.width - l - r);
         this.move(round(Math.min(high, Math.max(low, low + share * (high - low)))));
       };
+      let held = false;
       this.histogram.addEventListener("pointerdown", (event) => {
         if (event.button) return;
-        this.histogram.setPointerCapture(event.pointerId);
+        held = true;
+        this.histogram.setPointerCapture(event.pointerId); // a finger's moves go on to come here
         at(event);
       });
-      this.histogram.addEventListener("pointermove", (event) => {
-        if (this.histogram.hasPointerCapture(event.pointerId)) at(event);
-      });
+      // On the window: a pointer that is held may leave the chart, and the chart may lose it.
+      const follow = (event) => {
+        held &&= event.buttons !== 0;
+        if (held) at(event);
+      };
+      addEventListener("pointermove", follow, true);
+      for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => (held = false), true);
     }
 
     // Pairs with score >= threshold: exact at multiples of 1e-4 and at the buttons' thresholds.
