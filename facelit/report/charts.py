@@ -38,7 +38,7 @@ def roc_chart(figures: Mapping[str, SetFigures], names: Sequence[str]) -> Chart:
     traces = []
     for name, one in figures.items():
         far, tar = np.maximum(one.result.roc.far, floor), one.result.roc.tar
-        kept = thinned(np.log10(far) / -math.log10(floor), tar / (1 - bottom))
+        kept = thinned(np.log10(far) / -math.log10(floor), (np.maximum(tar, bottom) - bottom) / (1 - bottom))
         traces.append(_curve(name, names.index(name), far[kept], tar[kept], "TAR %{y:.4f} at FAR %{x:.3g}"))
     layout = _layout("False accept rate (FAR)", "True accept rate (TAR)")
     layout["xaxis"] |= _log_axis(floor)
