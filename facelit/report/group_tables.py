@@ -62,8 +62,8 @@ def _column(found: Mapping[str, Any]) -> str:
 
 
 def _row(head: str, one: Mapping[str, Any]) -> str:
-    frr = _rate(one["frr"], f"{int(one['rejected']):,} of {int(one['genuine']):,} genuine pairs")
-    return row(head, [frr, _rate(one["far"], f"{int(one['accepted']):,} of {int(one['impostor']):,} impostor pairs")])
+    frr = _rate(one["frr"], f"{int(one['rejected']):,} of {int(one['genuine']):,} genuine")
+    return row(head, [frr, _rate(one["far"], f"{int(one['accepted']):,} of {int(one['impostor']):,} impostor")])
 
 
 def _rate(rate: Any, counts: str) -> str:
