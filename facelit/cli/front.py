@@ -32,6 +32,7 @@ TOOLS = {
     "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
     "suites": "measure checkpoints on LFW, CFP, AgeDB-30, CALFW and CPLFW, side by side",
+    "report": "show runs and checkpoints on one page: curves, a threshold to drag, hardest pairs",
     "verify": "say whether two photos show the same person",
 }
 _OVERVIEW = """usage: {program} COMMAND ...

@@ -1,0 +1,1 @@
+"""Scored pairs and runs -> one HTML page for people to look at."""
