@@ -28,6 +28,7 @@ TOOLS = {
     "evaluate": "measure a checkpoint on your own people, and recommend a threshold",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
     "identify": "say who in a gallery of people is in a photo",
+    "ijb": "measure a checkpoint on IJB-B or IJB-C: pairs of templates, and searches",
     "import": "make a checkpoint from any face network: PyTorch weights or ONNX",
     "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
@@ -67,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"facelit: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        hint = " The same command continues where it stopped." if first in ("align", "pack") else ""
+        hint = " The same command continues where it stopped." if first in ("align", "ijb", "pack") else ""
         print(f"facelit: stopped.{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has seen enough
