@@ -245,7 +245,7 @@ def _read_pairs(path: Path, template_ids: npt.NDArray[np.int64], progress: Progr
             progress("Reading pairs", size) as show,
             warnings.catch_warnings(),
         ):
-            warnings.filterwarnings("ignore", "loadtxt: input contained no data")
+            warnings.filterwarnings("ignore", ".*contained no data")  # blank lines, and the end
             while len(rows := np.loadtxt(file, np.int64, comments=None, max_rows=_ROWS, ndmin=2)):
                 if rows.shape[1] != 3 or not np.isin(rows[:, 2], (0, 1)).all():
                     _explain_pairs(path)
@@ -296,7 +296,7 @@ def _read_templates(path: Path, template_ids: npt.NDArray[np.int64], is_gallery:
     """A CSV with a line for each image: TEMPLATE_ID and SUBJECT_ID are columns of these names, or the first two."""
     subject_of: dict[int, int] = {}
     columns = (0, 1)
-    rows = csv.reader(read_text(path, "list of templates", "root", errors="surrogateescape").split("\n"))
+    rows = csv.reader(read_text(path, "list of templates", "root", errors="surrogateescape").split("\n"), strict=True)
     try:
         for line, row in enumerate(rows, start=1):
             if not any(map(str.strip, row)):
