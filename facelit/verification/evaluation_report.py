@@ -110,7 +110,7 @@ def draw_trade_off(roc: Axes, det: Axes, curve: Curve, points: Iterable[Operatin
         roc.annotate(
             f"{point.threshold:.3f}", (far_here, point.tar.value), (5, -12), textcoords="offset points", fontsize=8
         )
-    lowest = min([float(tar[far <= 1e-1].min(initial=1)), *(point.tar.low for point in points)])
+    lowest = min([float(tar[(far > 0) & (far <= 1e-1)].min(initial=1)), *(point.tar.low for point in points)])
     roc.set(
         xscale="log",
         xlabel="FAR (false accept rate)",

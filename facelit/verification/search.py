@@ -195,11 +195,11 @@ class SearchFigures:
         return OpenSetPoint(target, threshold, estimate.rate(), accepted)
 
     def open_set_curve(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """FPIR and TPIR at each score of a stranger as a threshold, from the highest, float64 (n,) each."""
-        scores = self.outcomes.strangers
-        limits, counts = np.unique(scores[np.isfinite(scores)], return_counts=True)
-        at_least = len(self.outcomes.found) - np.searchsorted(np.sort(self.outcomes.found), limits, side="left")
-        return np.cumsum(counts[::-1]) / max(1, self.num_strangers), at_least[::-1] / len(self.outcomes.found)
+        """FPIR, rising from 0, and the highest TPIR at each, float64 (n,) both: thresholds lie just above a stranger's score."""
+        found, strangers = np.sort(self.outcomes.found), np.sort(self.outcomes.strangers)
+        limits = np.append(np.unique(strangers[np.isfinite(strangers)])[::-1], -np.inf)
+        fpir = 1 - np.searchsorted(strangers, limits, side="right") / max(1, len(strangers))
+        return fpir, 1 - np.searchsorted(found, limits, side="right") / len(found)
 
 
 class Identification(SearchFigures):

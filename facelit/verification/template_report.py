@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_BESIDE = 0.93
+"""Where a gallery's bars stand beside the one's before, as a factor."""
+
 TSV_HEADER = ("protocol", "gallery", "measure", "at", "value", "low", "high", "threshold")
 
 
@@ -124,20 +127,21 @@ def templates_figure(
 
 def _draw_open_set(axes: Axes, found: TemplateIdentification) -> None:
     points: list[OpenSetPoint] = []
+    least = min(0.5 / max(1, gallery.num_strangers) for gallery in found.galleries.values())
     for number, (name, gallery) in enumerate(found.galleries.items()):
         colour = _COLOURS[number % len(_COLOURS)]
-        axes.step(
-            gallery.fpir, gallery.tpir, where="post", color=colour, label=f"{name}: rank 1 {gallery.ranks[1].value:.4f}"
-        )
+        label = f"{name}: rank 1 {gallery.ranks[1].value:.4f}"
+        axes.step(np.maximum(gallery.fpir, least), gallery.tpir, where="post", color=colour, label=label)
         for target, point in gallery.at_fpir.items():
             errors = [[point.tpir.value - point.tpir.low], [point.tpir.high - point.tpir.value]]
+            at = target * _BESIDE**number
             axes.errorbar(
-                target, point.tpir.value, np.clip(errors, 0, None), fmt="o", color=colour, capsize=3, markersize=5
+                at, point.tpir.value, np.clip(errors, 0, None), fmt="o", color=colour, capsize=3, markersize=5
             )
             points.append(point)
     lowest = min([point.tpir.low for point in points], default=0.0)
     axes.set(xscale="log", xlabel="FPIR (strangers found)", ylabel="TPIR (people found)", title="Identification")
     axes.set_ylim(max(0.0, lowest - 0.15 * (1.02 - lowest)), 1 + 0.02 * (1.02 - lowest))
-    axes.set_xlim(1e-3, 1)
+    axes.set_xlim(least, 1)
     axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
     axes.legend(loc="lower right", fontsize=8)

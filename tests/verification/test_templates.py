@@ -164,10 +164,11 @@ def test_identification_is_that_of_a_loop_over_probes(
         assert {k: rate.value for k, rate in gallery.ranks.items()} == {k: literal.rank(k) for k in (1, 5, 10)}
         assert list(gallery.at_fpir) == [1e-1]  # 30 strangers say nothing of 1e-2
         assert gallery.at_fpir[1e-1].tpir.value == literal.tpir(1e-1)
-        limits = sorted(literal.strangers, reverse=True)
-        assert gallery.fpir.tolist() == pytest.approx([(n + 1) / 30 for n in range(30)])
-        own = [score if rank == 1 else -1 for rank, score in zip(literal.ranks, literal.own, strict=True)]
-        assert gallery.tpir.tolist() == [np.mean([score >= limit for score in own]) for limit in limits]
+        limits = [*sorted(literal.strangers, reverse=True), -1.0]
+        assert gallery.fpir.tolist() == pytest.approx([n / 30 for n in range(31)])
+        own = [score if rank == 1 else -1.0 for rank, score in zip(literal.ranks, literal.own, strict=True)]
+        assert gallery.tpir.tolist() == pytest.approx([np.mean([score > limit for score in own]) for limit in limits])
+        assert gallery.tpir[3] == pytest.approx(gallery.at_fpir[1e-1].tpir.value)
     one, two = expected.values()
     assert found.ranks[1].value == (one.rank(1) + two.rank(1)) / 2 < 1
     assert found.tpir[1e-1].value == (one.tpir(1e-1) + two.tpir(1e-1)) / 2
@@ -190,6 +191,13 @@ def test_a_template_of_zeros_is_never_accepted_and_never_found() -> None:
     outcomes = search_gallery(rows[[2, 0]], people, rows[[0, 3]], people)
     assert SearchFigures(outcomes, np.zeros(8, np.int64)).rank(10).value == 0.5
     assert search_gallery(rows[[3]], np.array([1]), rows[[0, 1]], people).strangers.tolist() == [-np.inf]
+
+
+def test_equal_scores_count_against_a_search() -> None:
+    rows = np.eye(3, dtype=np.float32)
+    outcomes = search_gallery(rows[[0]], np.array([4]), rows[[0, 0, 1]], np.array([4, 2, 9]))
+    assert outcomes.rank.tolist() == [2]
+    assert outcomes.found.tolist() == [-np.inf]
 
 
 def test_a_mean_leaves_a_group_out_of_both() -> None:
