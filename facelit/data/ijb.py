@@ -6,8 +6,8 @@ import csv
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -17,18 +17,17 @@ import numpy.typing as npt
 
 from facelit.errors import FacelitError
 from facelit.storage.text import read_text
+from facelit.verification.evaluation import Progress
 from facelit.verification.template_evaluation import ListedTemplates
 from facelit.verification.templates import ListedPairs, TemplateRows
 
 Protocol = Literal["IJBB", "IJBC"]
 Part = Literal["1:1", "1:N"]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _MEDIA, _LANDMARKS, _PAIRS = "face_tid_mid.txt", "name_5pts_score.txt", "template_pair_label.txt"
 _GALLERIES, _PROBES = ("1N_gallery_G1.csv", "1N_gallery_G2.csv"), "1N_probe_mixed.csv"
 _CROPS = "loose_crop"
 _ROWS, _SHOWN = 1_000_000, 3
-_SMALLEST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,10 +186,6 @@ def _read_landmarks(path: Path) -> tuple[list[str], npt.NDArray[np.float32], npt
             raise FacelitError(
                 f"{path}, line {line}: the score of {fields[0]} is {numbers[10]:g}; a detection score is not below 0."
             )
-        if max(np.ptp(numbers[:10:2]), np.ptp(numbers[1:10:2])) < _SMALLEST_SPREAD:
-            raise FacelitError(
-                f"{path}, line {line}: the five points of {fields[0]} are one point, which is no face. Mend the line."
-            )
         if os.path.isabs(fields[0]) or ".." in fields[0].replace("\\", "/").split("/"):
             raise FacelitError(f"{path}, line {line}: {fields[0]} leads out of the folder {_CROPS}.")
         if found.setdefault(fields[0], numbers) != numbers:
@@ -224,7 +219,7 @@ def _read_media(
     if unknown:
         some = ", ".join(list(unknown)[:_SHOWN])
         raise FacelitError(
-            f"{path}: {len(unknown):,} of its images have no line in {landmarks} ({some}). Do the files belong together?"
+            f"{path}: no line in {landmarks} for {len(unknown):,} of its images ({some}). Do the files belong together?"
         )
     if not listed:
         raise FacelitError(f"{path}: is empty.")
@@ -273,7 +268,7 @@ def _places(path: Path, numbers: npt.NDArray[np.int64], template_ids: npt.NDArra
     if len(unknown):
         some = ", ".join(map(str, unknown[:_SHOWN]))
         raise FacelitError(
-            f"{path}: {len(unknown):,} of its templates have no image in *_{_MEDIA} (template {some}). Do the files belong together?"
+            f"{path}: no image in *_{_MEDIA} for {len(unknown):,} of its templates ({some}). Do the files belong together?"
         )
     return places.astype(np.int32)
 
@@ -331,7 +326,7 @@ def _read_templates(path: Path, template_ids: npt.NDArray[np.int64], is_gallery:
             subject = int(several[counts > 1][0])
             both = ", ".join(map(str, templates[subjects == subject][:_SHOWN]))
             raise FacelitError(
-                f"{path}: {int((counts > 1).sum()):,} subjects have several templates (subject {subject}: {both}); a gallery has one of each."
+                f"{path}: subjects with several templates: {int((counts > 1).sum()):,} (subject {subject}: {both}). A gallery has one of each."
             )
     return ListedTemplates(_places(path, templates, template_ids).astype(np.int64), subjects)
 

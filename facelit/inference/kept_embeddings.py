@@ -85,7 +85,7 @@ def embed_faces(
 
     def crop(number: int) -> Crop | BadImageError:
         try:
-            return warp(read_photo(paths[number]), estimate_similarity(landmarks[number]))
+            return _crop(paths[number], landmarks[number])
         except BadImageError as error:
             if not skip_bad:
                 raise BadImageError(
@@ -114,6 +114,14 @@ def embed_faces(
     if len(skipped) == len(paths):
         raise FacelitError(f"none of the {len(paths):,} images can be used, for example {skipped[0]}")
     return KeptEmbeddings(np.load(path, mmap_mode="r"), skipped, kept)
+
+
+def _crop(path: Path, points: npt.NDArray[np.float32]) -> Crop:
+    photo = read_photo(path)
+    try:
+        return warp(photo, estimate_similarity(points))
+    except FacelitError:
+        raise BadImageError(str(path), "its five points lie in one point", "Mend the landmarks.") from None
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def _report_skipped(folder: Path, skipped: Sequence[BadImageError], left_out: Se
     if left_out:
         some = ", ".join(map(str, left_out[:_SHOWN])) + (", ..." if len(left_out) > _SHOWN else "")
         remark(
-            f"{len(left_out):,} templates have no image that counts ({some}): their pairs are rejected, their searches find nobody."
+            f"Templates without an image that counts: {len(left_out):,} ({some}). Their pairs are rejected, their searches find nobody."
         )
 
 

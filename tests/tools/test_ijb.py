@@ -150,7 +150,7 @@ def test_a_bad_image_stops_or_is_left_out_and_is_tried_again(
     assert run("ijb", folder, *options, "--on_bad_image", "skip") == 1
     error = capsys.readouterr().err
     assert "1 of 48 images left out" in error
-    assert "1 templates have no image that counts (1000): their pairs are rejected" in error
+    assert "Templates without an image that counts: 1 (1000). Their pairs are rejected" in error
     assert "1.png\t" in (tmp_path / "out/skipped.tsv").read_text()
     found = figures(tmp_path / "out")
     assert found["templates_without_image"] == [1000]
@@ -160,6 +160,18 @@ def test_a_bad_image_stops_or_is_left_out_and_is_tried_again(
     assert run("ijb", folder, *options) == 0
     assert not (tmp_path / "out/skipped.tsv").exists()
     assert figures(tmp_path / "out")["1:N"]["galleries"]["G1"]["rank"]["10"][0] == 1
+
+
+def test_points_that_are_no_face_make_a_bad_image(trained: TrainedRun, ijbc: Path, tmp_path: Path, capsys: Any) -> None:
+    layout = make_layout()
+    layout.points["9.png"] = [(0.0, 0.0)] * 5
+    folder = layout.write(tmp_path / "IJBC")
+    shutil.copytree(ijbc / "loose_crop", folder / "loose_crop", dirs_exist_ok=True)
+    options = ["--checkpoint", trained.checkpoint, "--out", tmp_path / "out", "--only", "1:N"]
+    assert run("ijb", folder, *options) == 2
+    assert "9.png: its five points lie in one point. Mend" in capsys.readouterr().err
+    assert run("ijb", folder, *options, "--on_bad_image", "skip") == 1
+    assert [Path(one["image"]).name for one in figures(tmp_path / "out")["skipped"]] == ["9.png"]
 
 
 def test_other_weights_or_landmarks_do_not_share_a_file(
