@@ -19,7 +19,8 @@ Weighting = Literal["norm_score", "norm", "score", "equal"]
 two says, or as much as any other."""
 
 _ROWS = 8192
-_PAIRS = 1 << 15
+_PAIRS = 1 << 12
+"""8 MB of either side at 512 numbers. The allocator keeps that for the next block; 64 MB it would get from the system each time."""
 
 
 class TemplateRows(NamedTuple):
