@@ -225,9 +225,9 @@ def _read_media(
         raise FacelitError(f"{path}: is empty.")
     listed.sort()
     columns = np.array(listed, np.int64).T
-    template_ids, template = np.unique(columns[0], return_inverse=True)
-    used, image = np.unique(columns[2], return_inverse=True)
-    return template_ids, TemplateRows(template, columns[1], image), used
+    template_ids, templates = np.unique(columns[0], return_inverse=True)
+    used, images = np.unique(columns[2], return_inverse=True)
+    return template_ids, TemplateRows(templates, columns[1], images), used
 
 
 def _read_pairs(path: Path, template_ids: npt.NDArray[np.int64], progress: Progress) -> ListedPairs:
@@ -247,7 +247,7 @@ def _read_pairs(path: Path, template_ids: npt.NDArray[np.int64], progress: Progr
                 first.append(_places(path, rows[:, 0], template_ids))
                 second.append(_places(path, rows[:, 1], template_ids))
                 labels.append(rows[:, 2] == 1)
-                show(file.buffer.tell())
+                show(os.lseek(file.fileno(), 0, os.SEEK_CUR))
     except (ValueError, OverflowError):  # of Unicode, too
         _explain_pairs(path)
     except OSError as error:

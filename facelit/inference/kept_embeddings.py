@@ -178,8 +178,8 @@ def _missing(path: Path, start: int, size: int, count: int, length: int) -> tupl
 
 def _write(file: BinaryIO, start: int, numbers: Sequence[int], rows: npt.NDArray[np.float32]) -> None:
     """Stretch by stretch: rows that are made again lie anywhere, the others at the end."""
-    cuts = np.flatnonzero(np.diff(numbers) != 1) + 1
-    for part, first in zip(np.split(rows, cuts), [numbers[0], *(numbers[cut] for cut in cuts)], strict=True):
+    cuts = (np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()
+    for part, first in zip(np.split(rows, cuts), [numbers[cut] for cut in (0, *cuts)], strict=True):
         file.seek(start + first * 4 * rows.shape[1])
         file.write(part.astype("<f4").tobytes())
     file.flush()

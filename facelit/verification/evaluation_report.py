@@ -76,7 +76,8 @@ def trade_off_figure(found: PeopleEvaluation, title: str) -> Figure:
     curve = found.curve
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle(title)
-    draw_trade_off(*figure.subplots(1, 2), curve, found.at_far.values())
+    roc, det = figure.subplots(1, 2)
+    draw_trade_off(roc, det, curve, found.at_far.values())
     note = f"{curve.num_genuine:,} genuine and {curve.num_impostor:,} impostor pairs of {found.num_people:,} people; bars: 95 %"
     figure.supxlabel(note, fontsize=9)
     return figure

@@ -254,7 +254,7 @@ def search_gallery(
     gallery, listed = gallery[order], gallery_people[order]
     place = np.minimum(np.searchsorted(listed, probe_people), len(listed) - 1)
     mated = listed[place] == probe_people
-    nobody, blank = ~gallery.any(axis=1), ~probes.any(axis=1)
+    nobody, blank = (~np.asarray(rows.any(axis=1)) for rows in (gallery, probes))
     count = len(probes)
     own, best = np.full(count, -np.inf, np.float32), np.empty(count, np.float32)
     above = np.zeros(count, np.int64)

@@ -126,7 +126,7 @@ def count_listed_pairs(
         show: Told how many pairs are done.
     """
     num_groups = int(group_of.max()) + 1
-    empty = ~templates.any(axis=1)
+    empty = ~np.asarray(templates.any(axis=1))
     whole = np.zeros(2 * BINS, np.int64)
     of_group = np.zeros(2 * num_groups * BINS, np.int64)
     for start in range(0, len(pairs.first), _PAIRS):
