@@ -28,6 +28,7 @@ TOOLS = {
     "evaluate": "measure a checkpoint on your own people, and recommend a threshold",
     "export": "write a checkpoint's network for other programs: ONNX, torch.export, safetensors",
     "identify": "say who in a gallery of people is in a photo",
+    "ijb": "measure a checkpoint on IJB-B or IJB-C: pairs of templates, and searches",
     "import": "make a checkpoint from any face network: PyTorch weights or ONNX",
     "models": "list the published networks that import knows",
     "pack": "turn a training set into a few large files that load faster",
@@ -83,7 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _continues(arguments: Sequence[str]) -> bool:
     """Whether an interrupted command goes on when it is given again."""
-    return arguments[0] in ("align", "pack") or (
+    return arguments[0] in ("align", "ijb", "pack") or (
         arguments[0] == "suites" and any(one.startswith("--out") for one in arguments)
     )
 

@@ -158,6 +158,7 @@ class FaceModel:
         flip_average: bool = False,
         aligned: bool = True,
         which: Which = "largest",
+        normalise: bool = True,
     ) -> Embeddings:
         """Embeds faces.
 
@@ -169,16 +170,17 @@ class FaceModel:
             aligned: Whether the images are aligned crops. Otherwise faces are detected first.
             which: The face to use in a photo that is not aligned: "largest", "central", or "all" (then N counts faces, not
                 photos).
+            normalise: Whether embeddings get unit length; without, their length is the network's.
 
         Returns:
-            float32 (N, D), L2-normalised.
+            float32 (N, D), L2-normalised unless told otherwise.
 
         Raises:
             BadImageError: An image cannot be read, is not a crop, or shows no face.
             FacelitError: The array has the wrong type or shape, or the network returns NaN or infinity.
         """
         raw = self._embed_raw(images, batch_size, flip_average, aligned, which)
-        return F.normalize(raw, dim=1).numpy()
+        return (F.normalize(raw, dim=1) if normalise else raw).numpy()
 
     def verify(
         self,

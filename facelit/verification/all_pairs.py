@@ -79,7 +79,7 @@ def count_pairs(
     blocks = list(_blocks(groups))
     for number, (top, bottom) in enumerate(blocks):
         for left, right in blocks[number:]:
-            bins = _bins(rows[top:bottom], rows[left:right])
+            bins = bins_of(rows[top:bottom] @ rows[left:right].T)
             done += bins.size
             added = {num_groups, int(groups[top]), int(groups[left])}
             for kind, chosen in enumerate(_split(bins, owner[top:bottom], owner[left:right], top == left)):
@@ -98,8 +98,8 @@ def _blocks(groups: npt.NDArray[np.integer[Any]]) -> Iterator[tuple[int, int]]:
             yield top, min(top + _TILE, stop)
 
 
-def _bins(rows: Embeddings, columns: Embeddings) -> Counts:
-    scores = rows @ columns.T
+def bins_of(scores: Embeddings) -> Counts:
+    """The bin of each cosine similarity, int64, of the same shape; `scores` is overwritten."""
     scores *= BINS / 2
     scores += BINS / 2
     bins = scores.astype(np.int64)

@@ -83,12 +83,12 @@ class PeopleEvaluation:
             },
             "auc": self.auc,
             "eer": list(self.eer),
-            "far": [_listed(point) for point in self.at_far.values()],
+            "far": [figures_of(point) for point in self.at_far.values()],
             "enrolled_images": self.enrolled,
             "searches": self.num_searches,
             "rank": {str(k): list(rate) for k, rate in self.ranks.items()},
             "stranger_searches": self.num_strangers,
-            "fpir": [_listed(point) for point in self.at_fpir.values()],
+            "fpir": [figures_of(point) for point in self.at_fpir.values()],
         }
 
     def calibration_entry(self, step: int, flip_average: bool) -> dict[str, Any]:
@@ -214,7 +214,8 @@ def far_name(far: float) -> str:
     return f"far_{float(digits):g}e{int(exponent)}"
 
 
-def _listed(point: OperatingPoint | OpenSetPoint) -> dict[str, Any]:
+def figures_of(point: OperatingPoint | OpenSetPoint) -> dict[str, Any]:
+    """An operating point as plain values; rates as [value, low, high]."""
     return {name: list(value) if isinstance(value, Rate) else value for name, value in point._asdict().items()}
 
 

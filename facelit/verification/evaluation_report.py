@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facelit.verification.all_pairs import OperatingPoint
+from facelit.verification.all_pairs import Curve, OperatingPoint
 from facelit.verification.evaluation import FPIRS, PeopleEvaluation
 from facelit.verification.protocol import MIN_IMPOSTORS
 from facelit.verification.search import FEWEST_PEOPLE, NUM_PARTS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -75,13 +77,29 @@ def trade_off_figure(found: PeopleEvaluation, title: str) -> Figure:
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     figure.suptitle(title)
     roc, det = figure.subplots(1, 2)
+    draw_trade_off(roc, det, curve, found.at_far.values())
+    note = f"{curve.num_genuine:,} genuine and {curve.num_impostor:,} impostor pairs of {found.num_people:,} people; bars: 95 %"
+    figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def draw_trade_off(roc: Axes, det: Axes, curve: Curve, points: Iterable[OperatingPoint]) -> None:
+    """Draws what `trade_off_figure` shows into axes.
+
+    Args:
+        roc: Where the ROC curve goes.
+        det: Where the DET curve goes.
+        curve: What is drawn.
+        points: Marked, with their intervals.
+    """
+    points = list(points)
     changes = np.flatnonzero(np.diff(curve.accepted_impostor, prepend=-1) | np.diff(curve.accepted_genuine, prepend=-1))
     far = curve.accepted_impostor[changes] / curve.num_impostor
     tar = curve.accepted_genuine[changes] / curve.num_genuine
     least_far, least_frr = 0.5 / curve.num_impostor, 0.5 / curve.num_genuine
     roc.step(np.maximum(far, least_far), tar, where="pre", color="#0072B2")
     det.step(np.maximum(far, least_far), np.maximum(1 - tar, least_frr), where="pre", color="#0072B2")
-    for point in found.at_far.values():
+    for point in points:
         far_here = max(point.far.value, least_far)
         errors = [[point.tar.value - point.tar.low], [point.tar.high - point.tar.value]]
         roc.errorbar(
@@ -93,7 +111,7 @@ def trade_off_figure(found: PeopleEvaluation, title: str) -> Figure:
         roc.annotate(
             f"{point.threshold:.3f}", (far_here, point.tar.value), (5, -12), textcoords="offset points", fontsize=8
         )
-    lowest = min([float(tar[far <= 1e-1].min(initial=1)), *(point.tar.low for point in found.at_far.values())])
+    lowest = min([float(tar[(far > 0) & (far <= 1e-1)].min(initial=1)), *(point.tar.low for point in points)])
     roc.set(
         xscale="log",
         xlabel="FAR (false accept rate)",
@@ -105,6 +123,3 @@ def trade_off_figure(found: PeopleEvaluation, title: str) -> Figure:
     for axes in (roc, det):
         axes.set_xlim(least_far, 1)
         axes.grid(True, which="major", color="#DDDDDD", linewidth=0.7)
-    note = f"{curve.num_genuine:,} genuine and {curve.num_impostor:,} impostor pairs of {found.num_people:,} people; bars: 95 %"
-    figure.supxlabel(note, fontsize=9)
-    return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -21,6 +21,27 @@ class Rate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+class Estimate(NamedTuple):
+    """A rate, and what it would be without each group of people; arguments of `rate_with_interval`."""
+
+    value: float
+    without: Mapping[int, float]
+    trials: int
+    people: int
+
+    def rate(self) -> Rate:
+        """With its interval."""
+        return rate_with_interval(self.value, list(self.without.values()), self.trials, self.people)
+
+
+def mean_rate(estimates: Sequence[Estimate]) -> Rate:
+    """The plain mean of rates of different people, whose groups are left out of all at once."""
+    groups = sorted({group for one in estimates for group in one.without})
+    without = {group: float(np.mean([one.without.get(group, one.value) for one in estimates])) for group in groups}
+    trials, people = sum(one.trials for one in estimates), sum(one.people for one in estimates)
+    return Estimate(float(np.mean([one.value for one in estimates])), without, trials, people).rate()
 
 
 def rate_with_interval(value: float, without: Sequence[float], trials: int, people: int) -> Rate:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from facelit.verification.intervals import Rate, rate_with_interval
+from facelit.verification.intervals import Estimate, Rate
 from facelit.verification.protocol import MIN_IMPOSTORS
 
 Embeddings = npt.NDArray[np.float32]
@@ -24,6 +24,9 @@ FEWEST_PEOPLE = 10
 
 _SCORES = 1 << 22
 """Held at a time."""
+
+_NEVER = 1 << 40
+"""Rank of what is not found at all."""
 
 
 class Searches(NamedTuple):
@@ -113,8 +116,94 @@ def search_people(
     return Searches(own, best, above, ~enrolled & (counts[people] > 1))
 
 
-class Identification:
+class Outcomes(NamedTuple):
+    """What searches came to: arrays of one entry for each search.
+
+    Attributes:
+        rank: Of their own person, counted from 1, for searches for somebody enrolled; equal scores count against them. int64 (M,).
+        ranked_person: Whom these search for, (M,).
+        found: The score of the own person where that is first, minus infinity elsewhere, (K,): M, or several times where the gallery
+            varies.
+        found_person: (K,).
+        strangers: The best score of each search for somebody who is not enrolled, (S,).
+        stranger_person: (S,).
+    """
+
+    rank: npt.NDArray[np.int64]
+    ranked_person: Integers
+    found: Embeddings
+    found_person: Integers
+    strangers: Embeddings
+    stranger_person: Integers
+
+
+class SearchFigures:
     """Closed-set and open-set figures, with intervals.
+
+    Args:
+        outcomes: What the searches came to.
+        group_of: Group of each person, each of which is left out for the intervals, (num_people,).
+    """
+
+    def __init__(self, outcomes: Outcomes, group_of: Integers) -> None:
+        self.outcomes = outcomes
+        self._ranked_group = group_of[outcomes.ranked_person]
+        self._found_group = group_of[outcomes.found_person]
+        self._stranger_group = group_of[outcomes.stranger_person]
+
+    @property
+    def num_mated(self) -> int:
+        """Searches for somebody who is enrolled."""
+        return len(self.outcomes.rank)
+
+    @property
+    def num_strangers(self) -> int:
+        """Searches for somebody who is not enrolled."""
+        return len(self.outcomes.strangers)
+
+    def rank_estimate(self, k: int) -> Estimate:
+        """Share of searches whose person is among the first `k`."""
+        found, groups = self.outcomes.rank <= k, self._ranked_group
+        without = {group: float(found[groups != group].mean()) for group in _kept_groups(groups)}
+        people = len(np.unique(self.outcomes.ranked_person))
+        return Estimate(float(found.mean()), without, self.num_mated, people)
+
+    def rank(self, k: int) -> Rate:
+        """`rank_estimate` with its interval."""
+        return self.rank_estimate(k).rate()
+
+    def tpir_estimate(self, target: float) -> tuple[float, Estimate] | None:
+        """The threshold of a FPIR, and TPIR there; None where fewer than `MIN_IMPOSTORS` strangers found would stand behind it."""
+        found, strangers = self.outcomes.found, self.outcomes.strangers
+        if math.floor(target * self.num_strangers + 1e-9) < MIN_IMPOSTORS:
+            return None
+        threshold = _lowest(strangers, target)
+        without = {}
+        for group in _kept_groups(self._found_group):
+            limit = _lowest(strangers[self._stranger_group != group], target)
+            without[group] = float((found[self._found_group != group] >= limit).mean())
+        people = len(np.unique(self.outcomes.found_person))
+        return threshold, Estimate(float((found >= threshold).mean()), without, self.num_mated, people)
+
+    def at_fpir(self, target: float) -> OpenSetPoint | None:
+        """The operating point of a FPIR; None as for `tpir_estimate`."""
+        point = self.tpir_estimate(target)
+        if point is None:
+            return None
+        threshold, estimate = point
+        accepted = int((self.outcomes.strangers >= threshold).sum())
+        return OpenSetPoint(target, threshold, estimate.rate(), accepted)
+
+    def open_set_curve(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """FPIR, rising from 0, and the highest TPIR at each, float64 (n,) both: thresholds lie just above a stranger's score."""
+        found, strangers = np.sort(self.outcomes.found), np.sort(self.outcomes.strangers)
+        limits = np.append(np.unique(strangers[np.isfinite(strangers)])[::-1], -np.inf)
+        fpir = 1 - np.searchsorted(strangers, limits, side="right") / max(1, len(strangers))
+        return fpir, 1 - np.searchsorted(found, limits, side="right") / len(found)
+
+
+class Identification(SearchFigures):
+    """Figures of `search_people`, each part of whose people is held out as strangers once.
 
     Args:
         searches: What `search_people` found.
@@ -124,57 +213,74 @@ class Identification:
     """
 
     def __init__(self, searches: Searches, people: Integers, part_of: Integers, group_of: Integers) -> None:
-        self.searches = searches
-        self.num_mated = int(searches.mated.sum())
-        self._groups = group_of[people]
-        self._people = people
-        self._rank = 1 + searches.above.sum(axis=1)
-        parts = searches.best.shape[1]
-        genuine, strangers = [], []
+        self._parts = parts = searches.best.shape[1]
+        found, strangers = [], []
         for part in range(parts):
             others = np.arange(parts) != part
             is_stranger = part_of[people] == part
             rows = np.flatnonzero(searches.mated & ~is_stranger)
             first = searches.above[np.ix_(rows, others)].sum(axis=1) == 0
-            genuine.append((np.where(first, searches.own[rows], -np.inf), rows))
+            found.append((np.where(first, searches.own[rows], -np.inf), people[rows]))
             rows = np.flatnonzero(is_stranger)
-            strangers.append((searches.best[np.ix_(rows, others)].max(axis=1, initial=-np.inf), rows))
-        self._genuine, self._genuine_rows = (np.concatenate(column) for column in zip(*genuine, strict=True))
-        self._strangers, self._stranger_rows = (np.concatenate(column) for column in zip(*strangers, strict=True))
+            strangers.append((searches.best[np.ix_(rows, others)].max(axis=1, initial=-np.inf), people[rows]))
+        mated = np.flatnonzero(searches.mated)
+        columns = [np.concatenate(column) for kind in (found, strangers) for column in zip(*kind, strict=True)]
+        super().__init__(Outcomes(1 + searches.above[mated].sum(axis=1), people[mated], *columns), group_of)
 
-    @property
-    def num_strangers(self) -> int:
-        """Searches for somebody who is not enrolled."""
-        return len(self._strangers)
+    def tpir_estimate(self, target: float) -> tuple[float, Estimate] | None:
+        """None, too, where people are too few to hold parts of them out."""
+        return None if self._parts < NUM_PARTS else super().tpir_estimate(target)
 
-    def rank(self, k: int) -> Rate:
-        """Share of searches whose person is among the first `k`; equal scores count against them."""
-        rows = np.flatnonzero(self.searches.mated)
-        found, groups = self._rank[rows] <= k, self._groups[rows]
-        without = [float(found[groups != group].mean()) for group in self._kept_groups(groups)]
-        return rate_with_interval(float(found.mean()), without, len(rows), len(np.unique(self._people[rows])))
 
-    def at_fpir(self, target: float) -> OpenSetPoint | None:
-        """The operating point of a FPIR; None where fewer than `MIN_IMPOSTORS` strangers found would stand behind it."""
-        allowed = math.floor(target * self.num_strangers + 1e-9)
-        if self.searches.best.shape[1] < NUM_PARTS or allowed < MIN_IMPOSTORS:
-            return None
-        threshold = _lowest(self._strangers, target)
-        groups, strangers = self._groups[self._genuine_rows], self._groups[self._stranger_rows]
-        without = []
-        for group in self._kept_groups(groups):
-            limit = _lowest(self._strangers[strangers != group], target)
-            without.append(float((self._genuine[groups != group] >= limit).mean()))
-        tpir = float((self._genuine >= threshold).mean())
-        behind = len(np.unique(self._people[self._genuine_rows]))
-        accepted = int((self._strangers >= threshold).sum())
-        return OpenSetPoint(target, threshold, rate_with_interval(tpir, without, self.num_mated, behind), accepted)
+def search_gallery(
+    probes: Embeddings,
+    probe_people: Integers,
+    gallery: Embeddings,
+    gallery_people: Integers,
+    show: Callable[[int], None] = lambda probes: None,
+) -> Outcomes:
+    """Searches for each probe in a gallery with one template for each person; whose person is not in it is a stranger.
 
-    @staticmethod
-    def _kept_groups(groups: Integers) -> list[int]:
-        """Groups without which there is something left."""
-        present = np.unique(groups).tolist()
-        return present if len(present) > 1 else []
+    A template or probe of zeros, of which no image is left, is never found, and finds nobody.
+
+    Args:
+        probes: float32 (N, D), L2-normalised or zeros.
+        probe_people: (N,).
+        gallery: float32 (G, D), L2-normalised or zeros, at least 1.
+        gallery_people: (G,), each of them once.
+        show: Told how many probes are done.
+    """
+    order = np.argsort(gallery_people)
+    gallery, listed = gallery[order], gallery_people[order]
+    place = np.minimum(np.searchsorted(listed, probe_people), len(listed) - 1)
+    mated = listed[place] == probe_people
+    nobody, blank = (~np.asarray(rows.any(axis=1)) for rows in (gallery, probes))
+    count = len(probes)
+    own, best = np.full(count, -np.inf, np.float32), np.empty(count, np.float32)
+    above = np.zeros(count, np.int64)
+    step = max(1, _SCORES // len(gallery))
+    for start in range(0, count, step):
+        block = slice(start, min(start + step, count))
+        scores = probes[block] @ gallery.T
+        scores[:, nobody] = scores[blank[block]] = -np.inf
+        rows = np.flatnonzero(mated[block])
+        columns = place[block][rows]
+        own[block][rows] = scores[rows, columns]
+        scores[rows, columns] = -np.inf
+        best[block] = scores.max(axis=1)
+        above[block] = (scores >= own[block, None]).sum(axis=1)
+        show(block.stop)
+    above[np.isneginf(own)] = _NEVER  # and not last of few
+    found = np.where(above == 0, own, -np.inf).astype(np.float32)
+    return Outcomes(
+        1 + above[mated], probe_people[mated], found[mated], probe_people[mated], best[~mated], probe_people[~mated]
+    )
+
+
+def _kept_groups(groups: Integers) -> list[int]:
+    """Groups without which there is something left."""
+    present = np.unique(groups).tolist()
+    return present if len(present) > 1 else []
 
 
 def _lowest(strangers: Embeddings, target: float) -> float:
