@@ -17,6 +17,7 @@ from facelit.data import FaceDataModule, PairsFolder, SyntheticPairs
 from facelit.verification import evaluate_pairs
 from tiny_run import make_run
 
+pytestmark = pytest.mark.pictures
 SETS = {"tiny": "pairs.txt", "also": "more_pairs.txt"}
 
 
