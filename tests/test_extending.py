@@ -26,6 +26,7 @@ data:
   train: {class_path: facelit.data.SyntheticFaces, init_args: {num_identities: 4, images_per_identity: 4}}
   verification: {tiny: {class_path: facelit.data.SyntheticPairs, init_args: {folds: 2, pairs_per_fold: 4}}}
   batch_size: 4
+  num_workers: 0
 verification: {hardest_pairs: 0}
 trainer: {max_steps: 2, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
 """

@@ -189,9 +189,7 @@ def test_ci_runs_what_the_readme_says() -> None:
 def test_options_before_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command is not the first argument: every command is known, and its part of the file is read."""
     config = tiny_config(tmp_path, data__verification=None)
-    both = write_config(
-        tmp_path, {"validate": {"ckpt_path": "absent.ckpt"}, "fit": {**config, "hue": 3}}, "both.yaml"
-    )
+    both = write_config(tmp_path, {"validate": {"ckpt_path": "absent.ckpt"}, "fit": {**config, "hue": 3}}, "both.yaml")
     with pytest.raises(SystemExit) as end:
         main(["--config", str(both), "fit"])
     assert end.value.code == 2
