@@ -1,7 +1,9 @@
 """What several test files share: where LFW is, if it is at hand; and one thread, so that figures repeat exactly."""
 
+import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Before any test file imports something else: typing keeps one object for `int | float` and `float | int`, and where another package
@@ -9,7 +11,31 @@ import pytest
 import pytorch_lightning  # noqa: F401
 import torch
 
+from facelit.callbacks import verification
+
 torch.set_num_threads(1)
+# Lightning's messages reach `caplog` whether or not logging was set up before Lightning was imported.
+logging.getLogger("pytorch_lightning").propagate = True
+
+
+class _Blank:
+    """Has a figure's pixels without drawing them, which takes as long as a few training steps do."""
+
+    def __init__(self, figure: object) -> None:
+        pass
+
+    def draw(self) -> None:
+        pass
+
+    def buffer_rgba(self) -> np.ndarray:
+        return np.zeros((8, 8, 4), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations in this process write blank pictures, but where a test is marked `pictures`."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr(verification, "FigureCanvasAgg", _Blank)
 
 
 @pytest.fixture(scope="session")

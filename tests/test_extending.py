@@ -3,8 +3,11 @@
 import importlib
 import re
 import shlex
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ data:
   train: {class_path: facelit.data.SyntheticFaces, init_args: {num_identities: 4, images_per_identity: 4}}
   verification: {tiny: {class_path: facelit.data.SyntheticPairs, init_args: {folds: 2, pairs_per_fold: 4}}}
   batch_size: 4
+  num_workers: 0
+verification: {hardest_pairs: 0}
 trainer: {max_steps: 2, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
 """
 
@@ -46,20 +51,46 @@ def commands() -> list[list[str]]:
 FITS = [command[2:] for command in commands() if command[:2] == ["python", "main.py"]]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the document's files beside facelit's configurations; Python knows it only as where it was started."""
+def write_files(folder: Path) -> Path:
+    """The document's files, beside facelit's configurations."""
     for name, code in files().items():
-        (tmp_path / name).write_text(code)
-    (tmp_path / "quick.yaml").write_text(QUICK)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+        (folder / name).write_text(code)
+    (folder / "quick.yaml").write_text(QUICK)
+    (folder / "configs").symlink_to(ROOT / "configs")
     images = np.random.default_rng(0).integers(0, 256, (12, 112, 112, 3), dtype=np.uint8)
-    np.savez(tmp_path / "faces.npz", images=images, people=np.array(["Ann", "Ben", "Cid"]).repeat(4))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    yield tmp_path
+    np.savez(folder / "faces.npz", images=images, people=np.array(["Ann", "Ben", "Cid"]).repeat(4))
+    return folder
+
+
+@contextmanager
+def started_in(folder: Path) -> Iterator[None]:
+    """Python knows the folder only as where it was started."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        yield
     for name in {Path(file).stem for file in files()}:
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    with started_in(write_files(tmp_path)):
+        yield tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """The runs of one of the document's commands, which is run once for all tests."""
+
+    @cache
+    def runs(number: int) -> Path:
+        folder = write_files(tmp_path_factory.mktemp("extending"))
+        with started_in(folder):
+            fit(FITS[number])
+        return folder / "runs"
+
+    return runs
 
 
 def fit(command: list[str], *more: str) -> None:
@@ -68,7 +99,7 @@ def fit(command: list[str], *more: str) -> None:
 
 
 def checkpoint(folder: Path) -> Path:
-    return max(folder.glob("runs/**/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    return max(folder.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime)
 
 
 def test_the_document_has_what_it_promises() -> None:
@@ -78,18 +109,17 @@ def test_the_document_has_what_it_promises() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(FITS)))
-def test_commands(folder: Path, number: int) -> None:
-    command = FITS[number]
-    fit(command)
+def test_commands(finished: Callable[[int], Path], number: int) -> None:
+    command, folder = FITS[number], finished(number)
     content = torch.load(checkpoint(folder), weights_only=True)
     assert content["global_step"] == 2
     named = [word for word in command if re.fullmatch(r"my_\w+\.[A-Z]\w+", word)] or ["my_heads.RingLossHead"]
     assert named[0] in (checkpoint(folder).parent.parent / "config.yaml").read_text()
 
 
-def test_the_yaml_and_the_command_line(folder: Path) -> None:
+def test_the_yaml_and_the_command_line(folder: Path, finished: Callable[[int], Path]) -> None:
     """The same head both ways; its checkpoint is measured, and goes on."""
-    fit(FITS[0])
+    shutil.copytree(finished(0), folder / "runs")
     content = torch.load(checkpoint(folder), weights_only=True)
     assert content["hyper_parameters"]["head"]["init_args"]["weight"] == 0.02
     assert content["state_dict"]["head.softmax.weight"].shape == (4, 128)
@@ -103,10 +133,11 @@ def test_the_yaml_and_the_command_line(folder: Path) -> None:
     assert torch.load(checkpoint(folder), weights_only=True)["hyper_parameters"]["head"]["init_args"]["weight"] == 0.1
 
 
-def test_a_checkpoint_alone_names_no_class(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(FITS[0])
+def test_a_checkpoint_alone_names_no_class(
+    folder: Path, finished: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        fit(["validate", *FITS[0][1:5]], "--ckpt_path", str(checkpoint(folder)))
+        fit(["validate", *FITS[0][1:5]], "--ckpt_path", str(checkpoint(finished(0))))
     assert "my_heads.RingLossHead, which is not facelit's" in capsys.readouterr().err
 
 
@@ -120,9 +151,11 @@ def test_the_documents_own_tests(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         test()
 
 
-def test_own_backbones_open_in_python(folder: Path) -> None:
-    fit(FITS[2])
+def test_own_backbones_open_in_python(
+    folder: Path, finished: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(folder)
     (call,) = re.findall(r"backbone=(TwoConvolutions\(.*?\))\)", DOCUMENT)
     backbone = eval(call, vars(importlib.import_module("my_backbones")))
-    model = facelit.load(checkpoint(folder), backbone=backbone)
+    model = facelit.load(checkpoint(finished(2)), backbone=backbone)
     assert model.embed([np.zeros((112, 112, 3), np.uint8)]).shape == (1, 128)

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 import simulated_gpu
 from tiny_run import ROOT
+from warm_processes import run
 
 PROGRAM = Path(simulated_gpu.__file__)
 _WAITS, _MIXES, _COPIES = "DataDependentOutput|DynamicOutputShape", "DeviceMismatch", "a copy between cpu and fakegpu"
@@ -29,8 +28,7 @@ MESSAGES = {
 @cache
 def errors() -> dict[str, str | None]:
     """Of each case, from one process for all."""
-    command, environment = [sys.executable, str(PROGRAM)], {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    done = run(PROGRAM, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=600)
     assert done.returncode == 0, done.stderr
     found: dict[str, str | None] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -89,6 +89,14 @@ class FacelitCLI(CommandLineWins, LightningCLI):
     checkpoint: dict[str, Any] | None = None
     goes_on: ClassVar[bool] = False
     """Whether the same command goes on with the run of this process: `--ckpt_path auto`, maybe from a file."""
+    typed: ClassVar[str | None] = None
+    """The command, where it is the first argument."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The typed command alone, as each command's parser takes a tenth of a second to build; all, if options come first."""
+        commands = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in commands.items() if FacelitCLI.typed in (name, None)}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The callbacks that every run has, and the values that nobody should have to type."""
@@ -231,6 +239,8 @@ def main(args: ArgsType = None) -> None:
     processes.watch()
     LastCheckpoint.newest = None
     FacelitCLI.goes_on = False
+    first = typed[0] if typed and (args is None or isinstance(args, list)) else None
+    FacelitCLI.typed = first if first in LightningCLI.subcommands() else None
     CheckpointFiles.folder = None
     try:
         cli = FacelitCLI(

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,38 +19,19 @@ import numpy.typing as npt
 from PIL import Image
 from rich.progress import track
 
-from facelit.data import face_drawing
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.errors import FacelitError
+from facelit.pictures.drawn_faces import FaceKey, draw_face, draw_faces
 from facelit.storage.images import CROP_SIZE, Crop
 
 _HELD_OUT = 1_000_000
 """The number of the first verification identity: training sets stay below."""
 _WORTH_A_BAR = 500
 """Fewer images than this are drawn without a progress bar."""
-_WORTH_A_POOL = 4000
-"""Fewer images than this are drawn before a second process has imported torch."""
+_WORTH_A_POOL = 1000
+"""Fewer images than this, of 7 ms each, are not worth further processes."""
 _CHUNK = 100
 """The number of images that a process draws at a time."""
-
-FaceKey = tuple[int, int, int]
-"""Seed, identity number and image number, which determine an image."""
-
-
-def draw_face(seed: int, identity: int, image: int) -> Crop:
-    """Draws one image of one person, always with the same bytes.
-
-    Args:
-        seed: The random seed; each seed has its own people.
-        identity: The number of the person.
-        image: The number of the person's image.
-
-    Returns:
-        uint8 RGB, shape (112, 112, 3).
-    """
-    person = _identity(seed, identity)
-    shot = face_drawing.draw_shot(np.random.default_rng([seed, identity, 1 + image]), person)
-    return face_drawing.render(person, shot)
 
 
 class SyntheticFaces(IdentitySource):
@@ -184,11 +164,6 @@ def write_lfw_tree(pairs: SyntheticPairs, root: Path) -> Path:
     return path
 
 
-@lru_cache(maxsize=64)
-def _identity(seed: int, identity: int) -> face_drawing.Identity:
-    return face_drawing.draw_identity(np.random.default_rng([seed, identity, 0]))
-
-
 def _people_per_fold(count: int, images: int) -> int:
     """Half as many people as genuine pairs, or more if needed for distinct genuine pairs."""
     return max(2, count // 2, math.ceil(count / math.comb(images, 2)))
@@ -229,14 +204,10 @@ def _draw_all(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
 
 def _drawings(chunks: list[list[FaceKey]], stack: ExitStack, workers: int) -> Iterator[npt.NDArray[np.uint8]]:
     if workers == 1 or len(chunks) * _CHUNK < _WORTH_A_POOL:
-        return map(_draw_chunk, chunks)
-    # Not forked: torch and Lightning may have started threads by now.
+        return map(draw_faces, chunks)
+    # Not forked: torch and Lightning may have started threads by now. What draws imports neither.
     spawn = multiprocessing.get_context("spawn")
-    return stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn)).map(_draw_chunk, chunks)
-
-
-def _draw_chunk(keys: list[FaceKey]) -> npt.NDArray[np.uint8]:
-    return np.stack([draw_face(*key) for key in keys])
+    return stack.enter_context(ProcessPoolExecutor(workers, mp_context=spawn)).map(draw_faces, chunks)
 
 
 def _identity_name(identity: int) -> str:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from facelit.align import TEMPLATE, estimate_similarity, warp
 from facelit.align.template import Border, share_beyond
-from facelit.data.face_drawing import draw_identity, draw_shot, render
 from facelit.errors import FacelitError
+from facelit.pictures.face_drawing import draw_identity, draw_shot, render
 
 Matrix = npt.NDArray[np.float64]
 

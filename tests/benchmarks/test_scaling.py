@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-import scaling_check
 from cost_model.count import count_backbone
 from cost_model.inputs import BACKBONES, DATASETS, MACHINES
 from cost_model.model import (
@@ -32,6 +31,8 @@ from cost_model.plan import breaks, plan
 from facelit.backbones import VGG16, IResNet, TorchvisionBackbone
 from scaling import duration, epoch_minutes, main, tables, update
 from scaling_check import make_machine
+from tiny_run import ROOT
+from warm_processes import run
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NETWORK = Backbone("toy", flops=1000, params=100, saved=(30, 60), largest=5)
@@ -251,21 +252,22 @@ def test_the_script_writes_tables_and_a_picture(tmp_path: Path, monkeypatch: pyt
     assert "scaling 24gb" in json.loads((tmp_path / "a.json").read_text())
 
 
-def test_check_predicts_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spawned = scaling_check._spawned
+CHECK = """
+import sys
+from functools import partial
+from pathlib import Path
+from torch.multiprocessing import start_processes
+import scaling_check
+scaling_check.spawn = partial(start_processes, start_method="fork")
+scaling_check.check(scaling_check.Setting("cpu", 0.01, 8, (20, 300), 2), Path("a.json"))
+"""
 
-    def here_if_one(function: Callable[..., None], arguments: tuple[object, ...], processes: int) -> object:
-        if processes > 1:
-            return spawned(function, arguments, processes)
-        function(0, *arguments, str(tmp_path))
-        return json.loads((tmp_path / "found.json").read_text())
 
-    monkeypatch.setattr(scaling_check, "_spawned", here_if_one)
-    threads = torch.get_num_threads()
-    try:
-        scaling_check.check(scaling_check.Setting("cpu", 0.01, 8, (20, 300), 2), tmp_path / "a.json")
-    finally:
-        torch.set_num_threads(threads)
+def test_check_predicts_and_measures(tmp_path: Path) -> None:
+    (tmp_path / "check.py").write_text(CHECK)
+    folders = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    done = run(tmp_path / "check.py", cwd=tmp_path, env={**os.environ, "PYTHONPATH": folders})
+    assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "a.json").read_text())
     assert [(row["processes"], row["head"], row["identities"]) for row in figures["steps"]] == [
         (world, *case)

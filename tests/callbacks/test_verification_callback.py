@@ -22,6 +22,7 @@ from facelit.training import FaceRecognizer
 from facelit.verification import evaluate_pairs
 from tiny_run import make_run
 
+pytestmark = pytest.mark.pictures
 SETS = {"tiny": "pairs.txt", "also": "more_pairs.txt"}
 
 

@@ -1,14 +1,14 @@
 """Two processes, of which one is stopped, fails or is killed: the other follows, and the last line says why."""
 
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.run as torchrun
 
+import warm_processes
 from facelit.cli.processes import _lost_peer, _obituary
 from facelit.cli.way_on import way_on
 from tiny_run import ROOT, facelit, make_run
@@ -97,27 +97,9 @@ def test_a_signal_to_one_process_in_a_validation(tmp_path: Path) -> None:
 
 def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
     """One process fails, once: restarted, both go on in the same folder, from the last checkpoint."""
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "--max-restarts",
-        "2",
-    ]
-    command = [
-        *torchrun,
-        str(ROOT / "main.py"),
-        *arguments(tmp_path, "error"),
-        "--run_name",
-        "week",
-        "--ckpt_path",
-        "auto",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path)
+    launch = ["--standalone", "--nproc_per_node", "2", "--max-restarts", "2"]
+    command = [ROOT / "main.py", *arguments(tmp_path, "error"), "--run_name", "week", "--ckpt_path", "auto"]
+    ended = warm_processes.run(torchrun.__file__, *launch, *command, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "error: process 1 of 2 stopped: this image is broken. To go on: under the same torchrun" in ended.stderr
     assert "Traceback" not in ended.stderr

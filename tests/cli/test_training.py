@@ -13,7 +13,7 @@ import yaml
 
 import facelit
 from facelit.cli import main
-from tiny_run import ROOT, make_run, write_crops
+from tiny_run import ROOT, make_run, tiny_config, write_config, write_crops
 
 CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs" / "suites.yaml"})
 """Of `fit`; tests/tools/test_suites.py has the other one."""
@@ -185,3 +185,16 @@ def test_ci_runs_what_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "ci:test" in script
     assert "pytest" not in script
+
+
+def test_options_before_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command is not the first argument: every command is known, and its part of the file is read."""
+    config = tiny_config(tmp_path, data__verification=None)
+    both = write_config(tmp_path, {"validate": {"ckpt_path": "absent.ckpt"}, "fit": {**config, "hue": 3}}, "both.yaml")
+    with pytest.raises(SystemExit) as end:
+        main(["--config", str(both), "fit"])
+    assert end.value.code == 2
+    assert "unknown option hue" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(write_config(tmp_path, {"hue": 3}, "one.yaml"))])
+    assert "unknown option hue" in capsys.readouterr().err

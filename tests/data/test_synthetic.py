@@ -15,11 +15,12 @@ from facelit.data.synthetic import (
     write_identity_tree,
     write_lfw_tree,
 )
+from facelit.pictures import drawn_faces
 
 
 def test_an_image_is_a_function_of_its_three_numbers() -> None:
     first = draw_face(3, 5, 7)
-    synthetic._identity.cache_clear()
+    drawn_faces._identity.cache_clear()
     draw_face(3, 6, 0)
     np.testing.assert_array_equal(draw_face(3, 5, 7), first)
     assert first.shape == (112, 112, 3)

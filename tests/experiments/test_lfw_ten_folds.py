@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import warm_processes
 from experiments.lfw import ten_folds as lfw_ten_folds
 from experiments.lfw.jobs import LfwJob, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
 from experiments.lfw.recipes import (
@@ -326,6 +327,7 @@ def test_a_fold_from_end_to_end_and_once_only(tiny_lfw, tmp_path, monkeypatch, c
         1,
     ]
     arguments += ["--width", 0.01, "--override", "data.batch_size=8", "model.backbone.embedding_dim=8"]
+    monkeypatch.setattr(sys, "executable", warm_processes.executable())
     assert call(monkeypatch, *arguments) == 0
     printed = capsys.readouterr().out
     assert "fold 2" in next(line for line in printed.splitlines() if line.startswith("| vgg16bn-center"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import subprocess
 import sys
@@ -111,6 +112,15 @@ def cut_to_a_third(data: bytes) -> bytes:
     return data[: start + (len(data) - start) // 3] + b"\xff\xd9"
 
 
+# 112 x 112 grey blobs with restart markers, which Pillow writes from 10.2 on.
+WITH_RESTARTS = base64.b64decode(
+    b"/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAKBueIx4ZKCMgoy0qqC+8P//8Nzc8P//////////////////////////////////////"
+    b"////////////////////wAALCABwAHABAREA/8QAFwABAQEBAAAAAAAAAAAAAAAAAAECA//EABQQAQAAAAAAAAAAAAAAAAAAAAD/"
+    b"3QAEADH/2gAIAQEAAD8AyACgKAyACgKAyAKAoAyAoP/QigAgAKAoDIKAoACAKAoAP//RoAoCgCAAoACoAAKACACj/9LoAoMigAKA"
+    b"IAAKACAAKAA//9k="
+)
+
+
 def missing_restart(data: bytes) -> bytes:
     at = data.index(b"\xff\xd1", scan_of(data))
     return data[:at] + b"\xff\xd5" + data[at + 2 :]
@@ -124,7 +134,7 @@ def missing_restart(data: bytes) -> bytes:
         (cut_to_a_third(encoded(picture().convert("CMYK"))), "premature end"),
         (cut_to_a_third(encoded(picture(), progressive=True)), "premature end"),
         (cut_to_a_third(encoded(picture().resize((200, 300)))), "premature end"),
-        (missing_restart(encoded(picture(), restart_marker_blocks=4)), "RST"),
+        (missing_restart(WITH_RESTARTS), "RST"),
     ],
     ids=["colour", "grey", "cmyk", "progressive", "another size", "restart"],
 )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from facelit.storage import system
+from tiny_run import ROOT
+from warm_processes import run
 
 
 def test_nothing_needs_what_windows_lacks(tmp_path: Path) -> None:
     """Packing, listing, RecordIO, align's journal and all the rest of storage are imported without these modules and functions."""
     code = """
 import os, pkgutil, sys
+for name in [name for name in sys.modules if name.startswith("facelit")]:
+    del sys.modules[name]
 sys.modules.update(fcntl=None, resource=None)
 del os.pread, os.sched_getaffinity
 import facelit.storage, facelit.align.journal, facelit.callbacks.bad_images, facelit.check.scan
@@ -29,7 +31,9 @@ with open(sys.argv[1], "rb") as file:
 """
     path = tmp_path / "letters.txt"
     path.write_text("abcdef")
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+    (tmp_path / "script.py").write_text(code)
+    done = run(tmp_path / "script.py", path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
 
 
 def test_locks_keep_others_out(tmp_path: Path) -> None:

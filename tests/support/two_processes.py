@@ -1,6 +1,6 @@
 """Runs a function on two gloo processes of this machine, for the tests of distributed training.
 
-The processes live as long as the test session: starting them (importing torch twice) takes longer than most tests.
+The processes live as long as the test session: starting them takes longer than most tests.
 """
 
 import atexit
@@ -8,19 +8,21 @@ import importlib.util
 import logging
 import os
 import pickle
-import socket
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from datetime import timedelta
 from io import StringIO
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+
+from warm_processes import WarmProcess
 
 WORLD_SIZE = 2
 
@@ -29,19 +31,13 @@ class _Pool:
     """Two processes that form a gloo group and wait for functions to call."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        context = mp.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(WORLD_SIZE)]
-        self.connections = [own for own, _ in pipes]
-        self.processes = [
-            context.Process(target=_work, args=(rank, port, pipes[rank][1]), daemon=True) for rank in range(WORLD_SIZE)
-        ]
-        for process in self.processes:
-            process.start()
-        for _, other in pipes:
-            other.close()  # so that a process that dies ends the wait for it
+        folder = mkdtemp(prefix="facelit-two-")
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self.processes, self.connections = [], []
+        for rank in range(WORLD_SIZE):
+            with Listener(f"{folder}/{rank}") as listener:
+                self.processes.append(WarmProcess(__file__, rank, folder, env=environment, stderr=sys.__stderr__))
+                self.connections.append(listener.accept())
 
     def call(self, file: str, name: str, args: tuple[Any, ...]) -> list[Any]:
         for connection in self.connections:
@@ -50,8 +46,8 @@ class _Pool:
 
     def end(self) -> None:
         for process in self.processes:
-            process.kill()
-            process.join(timeout=30)
+            process.send_signal(signal.SIGKILL)
+            process.wait(timeout=30)
 
 
 _pools: list[_Pool] = []
@@ -132,11 +128,12 @@ def end_processes() -> None:
         _pools.pop().end()
 
 
-def _work(rank: int, port: int, connection: Connection) -> None:
+def _work(rank: int, folder: str) -> None:
+    connection: Connection = Client(f"{folder}/{rank}")
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        init_method=f"tcp://127.0.0.1:{port}",
+        init_method=f"file://{folder}/group",
         rank=rank,
         world_size=WORLD_SIZE,
         timeout=timedelta(seconds=60),
@@ -163,3 +160,7 @@ def _load(file: str, name: str) -> Callable[..., Any]:
     spec.loader.exec_module(module)
     function: Callable[..., Any] = getattr(module, name)
     return function
+
+
+if __name__ == "__main__":
+    _work(int(sys.argv[1]), sys.argv[2])

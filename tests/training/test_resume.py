@@ -2,10 +2,7 @@
 
 import csv
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,6 +17,7 @@ from facelit.cli import main
 from facelit.data.batches import TrainBatch, TrainImages
 from facelit.data.samplers import BatchRequest, EpochSampler
 from tiny_run import ROOT, make_run
+from warm_processes import WarmProcess
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -63,13 +61,11 @@ def test_kill_9_then_ckpt_path_last(tmp_path: Path, uninterrupted: Path) -> None
     """The process is killed in the middle of training; the loss curve goes on as the uninterrupted run's."""
     config = make_run(tmp_path)
     every_other_step = ["--last_checkpoint.every_n_train_steps", "2"]
-    command = [sys.executable, str(ROOT / "main.py"), "fit", "--config", str(config), *every_other_step]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = WarmProcess(ROOT / "main.py", "fit", "--config", config, *every_other_step)
     try:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("**/last.ckpt")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()

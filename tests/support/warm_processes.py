@@ -1,0 +1,251 @@
+"""Processes of their own that need not import torch and Lightning, which takes longer than all the rest of a tiny run.
+
+A server imports them once a test session, and forks. What it forks runs a script as Python does: with an id, arguments, environment,
+folder, output and signals of its own, to the end of the interpreter and its exit status. Only what is imported, and when, cannot be
+tested so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryFile, mkdtemp
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PRELOADED = (
+    "pytorch_lightning",
+    "facelit.cli.training",
+    "facelit.callbacks",
+    "facelit.verification.figures",
+    "tensorboard.summary",
+)
+
+
+class WarmProcess:
+    """A script that runs in a process of its own; as `subprocess.Popen`, as far as tests need it.
+
+    Args:
+        argv: Script and arguments.
+        cwd: Where it runs; here by default.
+        env: All of its environment; this process's by default.
+        stdout: An open file; nowhere by default.
+        stderr: Likewise.
+    """
+
+    def __init__(
+        self,
+        *argv: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdout: IO[Any] | None = None,
+        stderr: IO[Any] | None = None,
+    ) -> None:
+        request = {
+            "argv": [str(each) for each in argv],
+            "cwd": str(cwd or Path.cwd()),
+            "env": dict(os.environ if env is None else env),
+        }
+        with open(os.devnull, "r+b") as nothing:
+            streams = [nothing, stdout or nothing, stderr or nothing]
+            self._answers = _ask(_address(), request, [stream.fileno() for stream in streams])
+        self.pid = int(self._answers.readline())
+        self.returncode: int | None = None
+        self._waits = threading.Thread(target=self._wait, daemon=True)
+        self._waits.start()
+
+    def _wait(self) -> None:
+        self.returncode = int(self._answers.readline())
+
+    def poll(self) -> int | None:
+        """The exit status, or minus the signal; None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for the end, and returns the status."""
+        self._waits.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("a warm process", timeout or 0)
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        """Sends it, unless the process has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+
+def run(*argv: object, timeout: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a script to its end, as `subprocess.run` does."""
+    with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
+        process = WarmProcess(*argv, stdout=stdout, stderr=stderr, **options)
+        try:
+            status = process.wait(timeout)
+        finally:
+            process.send_signal(signal.SIGKILL)
+        for file in (stdout, stderr):
+            file.seek(0)
+        return subprocess.CompletedProcess(argv, status, stdout.read(), stderr.read())
+
+
+def executable() -> str:
+    """What starts a warm process in place of `sys.executable`, for programs that start others themselves."""
+    return str(Path(_address()).with_name("python"))
+
+
+_servers: list[subprocess.Popen[bytes]] = []
+_addresses: list[str] = []
+
+
+def _address() -> str:
+    """Of the server, which is started if there is none."""
+    if not _servers:
+        folder = mkdtemp(prefix="facelit-warm-")
+        stand_in = Path(folder, "python")
+        stand_in.write_text(
+            f"#!{sys.executable} -IS\n{_STAND_IN.format(python=sys.executable, support=str(Path(__file__).parent))}"
+        )
+        stand_in.chmod(0o755)
+        _addresses.append(f"{folder}/socket")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, _addresses[0]]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        _servers.append(server)
+    return _addresses[0]
+
+
+@atexit.register
+def _end_server() -> None:
+    while _servers:
+        server = _servers.pop()
+        server.kill()
+        server.wait()
+
+
+# Ends as what it stands for has ended. When whoever started it is gone it goes, too, and the server's child with it: see `_keep`.
+_STAND_IN = """
+import os, sys
+if sys.argv[1] == "-u":
+    del sys.argv[1]
+if sys.argv[1].startswith("-"):
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+sys.path.append({support!r})
+import warm_processes
+warm_processes.stand_in()
+"""
+
+
+def stand_in() -> None:
+    """Runs in a process that a program under test has started as `sys.executable`."""
+    launcher = os.getppid()
+    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}
+    answers = _ask(str(Path(sys.argv[0]).with_name("socket")), request, [0, 1, 2])
+    pid = int(answers.readline())
+
+    def hand_on(signum: int, frame: object) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+        signal.signal(signum, hand_on)
+    while not select.select([answers], [], [], 0.2)[0]:
+        if os.getppid() != launcher:
+            sys.exit(1)
+    status = int(answers.readline())
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL) if -status not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -status)
+    os._exit(status)
+
+
+def _ask(address: str, request: dict[str, Any], streams: list[int]) -> Any:
+    """Sends a request, with the files that become the process's streams; its id and its status can be read from the result."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    socket.send_fds(connection, [b"!"], streams)
+    connection.sendall(json.dumps(request).encode() + b"\n")
+    return connection.makefile("r")
+
+
+def _serve(address: str) -> tuple[dict[str, Any], list[int]]:
+    """Waits for requests; returns in the forked processes alone."""
+    for name in PRELOADED:
+        __import__(name)
+    signal.signal(signal.SIGCHLD, _bury)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        readable, _, _ = select.select([listener, 0], [], [])
+        if 0 in readable:  # the tests are over
+            os._exit(0)
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return _keep(connection)
+        connection.close()
+
+
+def _bury(*_: object) -> None:
+    """Waits for the children that have ended; what they took is counted as the server's."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """The parent of the process that was asked for; it goes when whoever asked is gone, so that the process has lost its parent."""
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    request = json.loads(connection.makefile("r").readline())
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        return request, streams
+
+    def wait() -> None:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        connection.sendall(f"{status}\n".encode())
+        os._exit(0)
+
+    for stream in streams:
+        os.close(stream)
+    connection.sendall(f"{pid}\n".encode())
+    threading.Thread(target=wait).start()
+    connection.recv(1)
+    os._exit(0)
+
+
+def _become(executable: Path, request: dict[str, Any], streams: list[int]) -> None:
+    """Gives a forked process all that a new one would have."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.argv = request["argv"]
+    sys.executable = str(executable)
+    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+
+
+if __name__ == "__main__":
+    _become(Path(sys.argv[1]).with_name("python"), *_serve(sys.argv[1]))
+    runpy.run_path(sys.argv[0], run_name="__main__")
