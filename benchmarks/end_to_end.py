@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 
 from facelit.data import FaceDataModule
-from facelit.data.synthetic import draw_face
+from facelit.pictures.drawn_faces import draw_face
 from facelit.storage.folder import FolderStore
 from facelit.storage.packing import pack
 from harness.device_profile import profile_steps

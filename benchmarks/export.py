@@ -23,10 +23,10 @@ import numpy.typing as npt
 import torch
 
 from facelit.backbones import VGG16
-from facelit.data.synthetic import draw_face
 from facelit.export import EmbeddingGraph, export_model
 from facelit.export.packages import require
 from facelit.inference import load
+from facelit.pictures.drawn_faces import draw_face
 from harness.reporting import Timing, machine, print_header, print_table, time_in_turns, write_json
 
 NETWORKS: dict[str, dict[str, Any]] = {

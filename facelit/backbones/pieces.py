@@ -24,4 +24,4 @@ def embed_in_pieces(embed: Callable[[Tensor], Tensor], images: Tensor) -> Tensor
     piece = IMAGES_PER_THREAD * torch.get_num_threads()
     if images.device.type != "cpu" or len(images) <= piece:
         return embed(images)
-    return torch.cat([embed(part) for part in images.split(piece)])
+    return torch.cat([embed(part) for part in torch.split(images, piece)])

@@ -55,7 +55,7 @@ def try_out(network: ForeignNetwork, feed: Feed) -> str | None:
     Raises:
         FacelitError: It does not accept such images, or returns NaN or infinity.
     """
-    from facelit.data.synthetic import draw_face
+    from facelit.pictures.drawn_faces import draw_face
 
     faces = _as_images([draw_face(0, identity, 0) for identity in range(_DRAWN)])
     try:

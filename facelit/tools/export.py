@@ -85,7 +85,7 @@ def _read_crops(folder: str | None) -> tuple[str, Any]:
     import numpy as np
 
     if folder is None:
-        from facelit.data.synthetic import draw_face
+        from facelit.pictures.drawn_faces import draw_face
 
         return "built-in faces", np.stack([draw_face(0, number // 2, number % 2) for number in range(_NUM_CROPS)])
     from facelit.storage.images import list_images, read_crop

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from facelit import backbones
-from facelit.data.synthetic import draw_face
 from facelit.inference import FaceModel, load
+from facelit.pictures.drawn_faces import draw_face
 
 CALIBRATION = {
     "drawn": {
