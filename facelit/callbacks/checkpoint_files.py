@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
-from facelit.callbacks.folders import checkpoint_folder
+from facelit.callbacks.folders import checkpoint_folder, run_folder
 from facelit.errors import FacelitError
 from facelit.storage.files import cannot_write, replacing, temporary_path
 
@@ -64,8 +64,12 @@ class WholeFiles(TorchCheckpointIO):
                 raise cannot_write(path, error.__context__, _OLDER) from None
             raise
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Path, own: bool = False) -> None:
         """Makes a folder, and removes from it what a killed run has left half-written.
+
+        Args:
+            folder: Where checkpoints are going to be written.
+            own: Whether no other run writes there, so that what was left a moment ago is removed too.
 
         Raises:
             FacelitError: It cannot be made, or was deleted under the run.
@@ -76,9 +80,10 @@ class WholeFiles(TorchCheckpointIO):
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for entry in folder.iterdir():
+            left = [entry for entry in folder.iterdir() if _LEFT_BEHIND.fullmatch(entry.name)]
+            for entry in left:
                 with suppress(OSError):
-                    if _LEFT_BEHIND.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - _STILL_WRITTEN:
+                    if own or entry.stat().st_mtime < time.time() - _STILL_WRITTEN:
                         entry.unlink()
         except OSError as error:
             raise _unusable(folder, error) from None
@@ -109,14 +114,14 @@ class CheckpointFiles(Callback):
         Raises:
             FacelitError: The folder cannot be written, or the disk is full.
         """
-        folder = checkpoint_folder(trainer)  # on every process
+        folder, logs = checkpoint_folder(trainer), run_folder(trainer)  # on every process
         CheckpointFiles.folder = None
         outer = trainer.strategy.checkpoint_io
         files = getattr(outer, "checkpoint_io", outer)
         writes = trainer.checkpoint_callbacks and not trainer.fast_dev_run and trainer.is_global_zero
         if not writes or not isinstance(files, WholeFiles) or "://" in str(folder):
             return
-        files.prepare(folder)
+        files.prepare(folder, own=logs is not None and folder.is_relative_to(logs))
         CheckpointFiles.folder = folder
         probe = temporary_path(folder / "start.ckpt")
         try:

@@ -79,7 +79,8 @@ class EmbeddingWriter(Callback):
             kept = [number for number in range(len(self._names)) if number not in bad]
             names = np.array([self._names[number] for number in kept])
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(self.path, names=names, embeddings=embeddings[kept])
+            with replace_file(self.path) as file:
+                np.savez(file, names=names, embeddings=embeddings[kept])
             rank_zero_info(f"Wrote {len(kept):,} embeddings of {embeddings.shape[1]} numbers to {self.path}")
             self._list_skipped()
 

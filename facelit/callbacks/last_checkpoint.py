@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import AsyncCheckpointIO
 
+from facelit.callbacks.checkpoint_files import WholeFiles
 from facelit.callbacks.folders import checkpoint_folder
 from facelit.callbacks.stop_signals import StopSignals
 from facelit.errors import FacelitError
@@ -92,12 +93,14 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run or self.dirpath is None or trainer.global_step == self._saved_at:
             return
         self._saved_at = trainer.global_step
-        # Beside the old one, then in its place: whatever file system the temporary files of the machine are on.
         path = self.dirpath / "last.ckpt"
         with _written_at_once(trainer):
-            trainer.save_checkpoint(path.with_suffix(".ckpt.tmp"), weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(path.with_suffix(".ckpt.tmp"), path)
+            # `WholeFiles` replaces the old one in one move. A user's own way of writing may not: beside it, then in its place.
+            whole = isinstance(trainer.strategy.checkpoint_io, WholeFiles)
+            target = path if whole else path.with_suffix(".ckpt.tmp")
+            trainer.save_checkpoint(target, weights_only=False)
+        if target != path and trainer.is_global_zero:
+            os.replace(target, path)
         LastCheckpoint.newest = path
 
 

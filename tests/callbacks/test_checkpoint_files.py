@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.demos.boring_classes import BoringModel, RandomDataset
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.io import AsyncCheckpointIO
+from torch.utils.data import DataLoader
 
 from facelit.callbacks import VerificationCallback
 from facelit.callbacks.checkpoint_files import CheckpointFiles, WholeFiles, explain_disk
@@ -67,7 +70,7 @@ def test_written_in_one_move_beside_their_names(tmp_path: Path, monkeypatch: pyt
     main(["fit", "--config", str(make_run(tmp_path)), "--trainer.max_epochs", "1"])
     checkpoints = {path for path in tmp_path.glob("**/*.ckpt")}
     assert len(checkpoints) == 2
-    assert checkpoints <= {target for _, target in moves}
+    assert checkpoints == {target for _, target in moves if ".ckpt" in target.name}
     assert all(source.parent == target.parent for source, target in moves)
     assert made == []
     assert {path.name for path in next(iter(checkpoints)).parent.iterdir()} == {path.name for path in checkpoints}
@@ -89,6 +92,28 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
         os.utime(path, (1, 1))
     WholeFiles().save_checkpoint({"a": 1}, tmp_path / "a.ckpt")
     assert {*tmp_path.iterdir()} == {new, other, tmp_path / "a.ckpt"}
+    WholeFiles().prepare(tmp_path, own=True)
+    assert {*tmp_path.iterdir()} == {other, tmp_path / "a.ckpt"}
+
+
+@pytest.mark.parametrize("folder", ["the run's own", "another"])
+def test_what_a_run_that_was_killed_just_now_left(tmp_path: Path, folder: str) -> None:
+    """Only in the folder of the run itself: elsewhere another run may be writing."""
+    logger = CSVLogger(tmp_path / "logs", version="week")
+    checkpoints = Path(logger.log_dir, "checkpoints") if folder == "the run's own" else tmp_path / "all"
+    checkpoints.mkdir(parents=True)
+    left = checkpoints / ".last.ckpt.77.tmp"
+    left.touch()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[CheckpointFiles(), ModelCheckpoint(dirpath=checkpoints)],
+        max_steps=1,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(BoringModel(), DataLoader(RandomDataset(32, 4)))
+    assert left.exists() is (folder == "another")
 
 
 def test_a_full_disk_leaves_older_checkpoints_whole(disk: Callable[[str], Path]) -> None:

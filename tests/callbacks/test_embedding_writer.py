@@ -1,5 +1,7 @@
 """`predict` against the backbone called by hand."""
 
+import errno
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,29 @@ def test_predict_writes_names_and_embeddings(finished: Any, tmp_path: Path, name
     assert embeddings.shape == (48, 16)
     expected = finished.embed([crops / row for row in names])
     torch.testing.assert_close(torch.from_numpy(embeddings), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_older_file_stays_whole(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the disk is full before the new one is."""
+    older = tmp_path / "embeddings.npz"
+    older.write_bytes(b"older")
+
+    def full(file: Any, **arrays: Any) -> None:
+        with nullcontext(file) if hasattr(file, "write") else Path(file).open("wb") as opened:
+            opened.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    crops = finished.folder / "crops" / "person_03"
+    options = ["--data.predict", str(crops), "--embeddings.path", str(older)]
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "--config", finished.config, "--ckpt_path", str(finished.checkpoints / "last.ckpt"), *options])
+    assert ended.value.code == 2
+    assert f"facelit: error: {older}: cannot write this file (No space left" in capsys.readouterr().err
+    assert older.read_bytes() == b"older"
+    assert [*tmp_path.iterdir()] == [older]
 
 
 def test_predict_takes_a_tree_of_any_depth(finished: Any, tmp_path: Path) -> None:

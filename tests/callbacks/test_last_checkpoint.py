@@ -26,7 +26,7 @@ def recorded_saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     save = Trainer.save_checkpoint
 
     def record(self: Trainer, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        if Path(filepath).name == "last.ckpt.tmp":  # moved over last.ckpt once it is whole
+        if Path(filepath).name == "last.ckpt":
             steps.append(self.global_step)
         save(self, filepath, *args, **kwargs)
 
