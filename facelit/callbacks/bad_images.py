@@ -68,7 +68,7 @@ class BadImageLog(Callback):
         if trainer.is_global_zero:
             self._look()
             if self._known:
-                _log.warning("%s could not be read and were skipped: %s", _count(self._known), self._path)
+                _log.warning("skipped %s that could not be read: %s", _count(self._known), self._path)
 
     def _write_down(self, bad: Iterable[BadImage]) -> None:
         news = {self._name(image.place): image.reason for image in bad}

@@ -23,9 +23,12 @@ class RandomState(Callback):
         self._states: Mapping[str, Tensor] = {}
 
     def save_into(self, own: dict[str, Any], device: torch.device) -> None:
-        """Adds the states of the CPU's generator and, on a GPU, of the device's to a checkpoint's own entries."""
-        own[STATE_KEY] = {"cpu": torch.get_rng_state()}
-        if device.type == "cuda":
+        """Adds the states of the CPU's generator and, on a GPU, of the device's to a checkpoint's own entries.
+
+        Before the first step of a resumed run (after a validation that it made up) they are those that it was resumed with.
+        """
+        own[STATE_KEY] = {"cpu": torch.get_rng_state(), **self._states}
+        if device.type == "cuda" and "cuda" not in self._states:
             own[STATE_KEY]["cuda"] = torch.cuda.get_rng_state(device)
 
     def resume_from(self, own: Mapping[str, Any]) -> None:

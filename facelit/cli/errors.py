@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import re
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from jsonargparse import ArgumentParser
 
 from facelit import backbones, data, heads
 from facelit.cli.parser import known_options
+from facelit.errors import FacelitError
 
 _ROOMS: dict[str, ModuleType] = {
     "model.backbone": backbones,
@@ -28,6 +30,9 @@ _ROOMS: dict[str, ModuleType] = {
     "data.augmentation": data,
 }
 """Where the classes for an option are looked up by a user who got the name wrong."""
+
+_NO_MEMORY = re.compile("out of memory|(can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
+"""torch has no class of its own for it on a CPU."""
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -83,6 +88,20 @@ def name_broken_config(message: str, args: object) -> str:
             where = f", line {mark.line + 1}" if mark else ""
             return f"{path}{where}: not a YAML file ({getattr(error, 'problem', None) or error})."
     return message
+
+
+def explain_memory(error: BaseException) -> FacelitError | None:
+    """What to say where there was no memory left, on the machine or the GPU; None about another error."""
+    text = str(error)
+    ran_out = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    ran_out = ran_out or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not ran_out and not (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        return None
+    size = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE)
+    return FacelitError(
+        f"out of memory{f' (tried to allocate {size[1]})' if size else ''}. Lower data.batch_size (or what the sampler makes of it),"
+        " data.eval_batch_size or data.num_workers."
+    )
 
 
 def _unknown_class(name: str, key: str) -> str:

@@ -76,9 +76,14 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    # Only now: this import takes seconds.
-    from facelit.cli.training import main as main_of_training
-
+    # Else torch prints a page of C++ frames for every process of a run that loses another.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        # Only now: this import takes seconds.
+        from facelit.cli.training import main as main_of_training
+    except KeyboardInterrupt:
+        print("facelit: stopped.", file=sys.stderr)
+        sys.exit(130)
     main_of_training(arguments)
 
 

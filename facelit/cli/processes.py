@@ -83,16 +83,22 @@ class Processes:
 
     def _blame_another(self) -> NoReturn:
         """The launcher learns of it by itself; elsewhere whoever failed may have left word."""
+        if self._quiet:
+            os._exit(2)
         end = time.monotonic() + (_SECONDS_TO_FIND_OUT if self.children else 3.0)
-        while time.monotonic() < end and not (not self.children and _word()):
-            if self.children and all(child.poll() == 0 for child in self.children):
-                break  # the watch looks for failures
-            time.sleep(0.1)
+        word: str | None = ""
+        if self.children:  # the watch looks for failures
+            while time.monotonic() < end and any(child.poll() != 0 for child in self.children):
+                time.sleep(0.1)
+            word = _word()
+        else:
+            while time.monotonic() < end and (word := _word()) == "":
+                time.sleep(0.1)
         ended = [number for number, child in enumerate(self.children, 1) if child.poll() is not None]
         which = f"process {ended[0]}" if ended else "another process"
-        cause = _word() or f"{which} of this run ended without saying why (killed? out of memory?)."
+        cause = word or f"{which} of this run ended without saying why (killed? out of memory?)."
         with self._lock:
-            self._end("" if self._quiet else cause, 2)
+            self._end(cause, 2)
 
     def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
         self.children = children
@@ -152,18 +158,19 @@ def _first_word(own: str) -> str:
         return own
 
 
-def _word() -> str:
+def _word() -> str | None:
+    """Empty where there is none (yet), None where it was in a process that is gone."""
     store = default_store()
     try:
         return store.get(_KEY).decode() if store is not None and store.check([_KEY]) else ""
     except RuntimeError:
-        return ""
+        return None
 
 
 def _word_soon() -> str:
     """The word, unless the store is busy: the main thread may wait in it for the process that is gone."""
     found: list[str] = []
-    thread = threading.Thread(target=lambda: found.append(_word()), daemon=True)
+    thread = threading.Thread(target=lambda: found.append(_word() or ""), daemon=True)
     thread.start()
     thread.join(2.0)
     return found[0] if found else ""

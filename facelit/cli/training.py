@@ -32,7 +32,7 @@ from facelit.callbacks import (
 from facelit.callbacks.checkpoint_files import CheckpointFiles, explain_disk
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.config_files import expand_paths, with_our_config_file
-from facelit.cli.errors import explain, name_broken_config
+from facelit.cli.errors import explain, explain_memory, name_broken_config
 from facelit.cli.processes import Processes
 from facelit.cli.program import program
 from facelit.cli.requeue import requeue
@@ -278,12 +278,14 @@ def main(args: ArgsType = None) -> None:
         print(f"facelit: error: {message}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        told: FacelitError | str | None = explain_lost_worker(error) if isinstance(error, RuntimeError) else None
-        if isinstance(error, OSError):
+        told: FacelitError | None = explain_memory(error)
+        if told is None and isinstance(error, RuntimeError):
+            told = explain_lost_worker(error)
+        elif isinstance(error, OSError):
             told = explain_disk(error)
         if world_size() > 1:
             what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-            processes.fail(FacelitError(str(told)) if told else error, str(told or what))
+            processes.fail(told or error, str(told or what))
         if told is None:
             raise
         print(f"facelit: error: {told}", file=sys.stderr)

@@ -188,11 +188,12 @@ EVERY_OTHER_STEP = ["--last_checkpoint.every_n_train_steps", "2"]
 def test_a_kill_in_a_validation(
     tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """Twice at the same one: the resumed run makes the validation up, under its own epoch and step."""
+    """Twice at the same one: the resumed run makes the validation up, under its own epoch and step; it is killed right after it."""
     config = make_run(tmp_path, trainer__max_epochs=2)
     command = [*EVERY_OTHER_STEP, "--run_name", "week", "--ckpt_path", "auto"]
-    for _ in range(2):
-        send(monkeypatch, VerificationCallback, "on_validation_epoch_end", step, None)
+    kills: list[tuple[Any, str]] = [(VerificationCallback, "on_validation_epoch_end")] * 2
+    for owner, hook in [*kills, *([(FaceRecognizer, "training_step")] if step < 12 else [])]:
+        send(monkeypatch, owner, hook, step, None)
         with pytest.raises(Killed):
             fit(config, *command)
     assert fit(config, *command) == 0

@@ -11,12 +11,14 @@ import torch.distributed.run as torchrun
 import warm_processes
 from facelit.cli.processes import _lost_peer, _obituary
 from facelit.cli.way_on import way_on
+from forked_run import fork_run, living
 from tiny_run import ROOT, facelit, make_run
 
 # Found in the folder where the program is started, as a user's own classes are.
 TROUBLE = """
-import os, signal
+import os, resource, signal
 from pathlib import Path
+import torch
 from pytorch_lightning import Callback
 from facelit.errors import FacelitError
 
@@ -24,48 +26,52 @@ class Trouble(Callback):
     def __init__(self, what: str, rank: int = 1) -> None:
         self.what, self.rank = what, rank
 
-    def on_train_start(self, trainer, module):
-        Path(f"process-{trainer.global_rank}").write_text(str(os.getpid()))
-
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if trainer.global_step == 4 and trainer.global_rank == self.rank and not Path("had-it").exists():
-            if self.what == "SIGKILL":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if self.what == "error":
-                Path("had-it").touch()
-                raise FacelitError("this image is broken.")
+        if trainer.global_step != 4 or trainer.global_rank != self.rank or Path("had-it").exists():
+            return
+        Path("cause").touch()
+        if self.what == "SIGKILL":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.what == "error":
+            Path("had-it").touch()
+            raise FacelitError("this image is broken.")
+        if self.what == "memory":
+            resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
+            torch.empty(2**33)
+        if self.what == "GPU memory":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ...")
+        if self.what == "NaN":
+            step = module.training_step
+            module.training_step = lambda *args: step(*args) * float("nan")
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
         if trainer.global_rank == self.rank and self.what == "SIGTERM":
             os.kill(os.getpid(), signal.SIGTERM)
 """
+TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "2"]
 
 
 def arguments(folder: Path, what: str, rank: int = 1) -> list[str]:
     config = make_run(folder)
     (folder / "trouble.py").write_text(TROUBLE)
-    callback = [
-        "--trainer.callbacks",
-        "trouble.Trouble",
-        "--trainer.callbacks.what",
-        what,
-        "--trainer.callbacks.rank",
-        str(rank),
-    ]
-    ddp = [
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        "ddp",
-        "--trainer.max_epochs",
-        "2",
-        "--verification.hardest_pairs",
-        "0",
-    ]
-    return ["fit", "--config", str(config), *ddp, *callback]
+    callback = ["--trainer.callbacks", "trouble.Trouble", "--trainer.callbacks.what", what]
+    return ["fit", "--config", str(config), *TWO, *callback, "--trainer.callbacks.rank", str(rank)]
+
+
+def forked(folder: Path, *options: str) -> tuple[int, list[str]]:
+    """Exit status of process 0, and what was printed, once no process of the run is left."""
+    with (folder / "said").open("w") as said:
+        run = fork_run(options, folder, said.fileno())
+        status = run.wait(240)
+        deadline = time.monotonic() + 60
+        while left := living(run.pid):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
+    return status, (folder / "said").read_text().strip().splitlines()
 
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    """Without forking."""
     ended = facelit(*arguments(tmp_path, "SIGKILL"), cwd=tmp_path)
     assert ended.returncode == 2
     last_line = ended.stderr.strip().splitlines()[-1]
@@ -76,21 +82,50 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+MEMORY = "Lower data.batch_size (or what the sampler makes of it), data.eval_batch_size or data.num_workers. To go on: "
+
+
+@pytest.mark.parametrize(
+    ("what", "rank", "said"),
+    [
+        ("error", 0, "process 0 of 2 stopped: this image is broken. To go on: "),
+        ("memory", 1, f"process 1 of 2 stopped: out of memory (tried to allocate 34359738368 bytes). {MEMORY}"),
+        ("GPU memory", 0, f"process 0 of 2 stopped: out of memory (tried to allocate 2.00 GiB). {MEMORY}"),
+        ("NaN", 1, "process 1 of 2 stopped: the loss is NaN or infinite since step 5 "),
+    ],
+)
+def test_a_process_that_stops_alone(tmp_path: Path, what: str, rank: int, said: str) -> None:
+    status, lines = forked(tmp_path, *arguments(tmp_path, what, rank))
+    assert status == 2
+    assert lines[-1].startswith(f"facelit: error: {said}"), lines[-1]
+    assert lines[-1].endswith("--ckpt_path runs/tiny/version_0/checkpoints/last.ckpt")
+    assert not [
+        line for line in lines if line.startswith("Traceback") or "gloo" in line.lower().replace("backend=gloo", "")
+    ]
+
+
+def test_an_image_that_one_process_cannot_read(tmp_path: Path) -> None:
+    config = make_run(tmp_path)
+    broken = tmp_path / "crops" / "person_03" / "person_03_0005.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    status, lines = forked(tmp_path, "fit", "--config", str(config), *TWO)
+    assert status == 2
+    assert lines[-1].startswith("facelit: error: process ")
+    assert f" of 2 stopped: {broken}: " in lines[-1]
+    assert "Traceback (most recent call last):" not in lines
+
+
 def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     """What it started does not train on alone."""
-    ended = facelit(*arguments(tmp_path, "SIGKILL", rank=0), cwd=tmp_path)
-    assert ended.returncode == -9
-    other = int((tmp_path / "process-1").read_text())
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{other}").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not Path(f"/proc/{other}").exists()
+    status, lines = forked(tmp_path, *arguments(tmp_path, "SIGKILL", rank=0))
+    assert status == -9
+    assert "Traceback (most recent call last):" not in lines
 
 
 def test_a_signal_to_one_process_in_a_validation(tmp_path: Path) -> None:
-    ended = facelit(*arguments(tmp_path, "SIGTERM"), cwd=tmp_path)
-    assert ended.returncode == 143, ended.stderr
-    assert "stopped by SIGTERM after step 3. To go on: " in ended.stderr.strip().splitlines()[-1]
+    status, lines = forked(tmp_path, *arguments(tmp_path, "SIGTERM"))
+    assert status == 143
+    assert lines[-1].startswith("facelit: stopped by SIGTERM after step 3. To go on: ")
     state = torch.load(tmp_path / "runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
     assert state["facelit"]["validation_due"]
 
