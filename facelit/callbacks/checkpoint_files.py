@@ -98,6 +98,8 @@ class CheckpointFiles(Callback):
 
     folder: ClassVar[Path | None] = None
     """Where the run of this process keeps its checkpoints."""
+    logs: ClassVar[Path | None] = None
+    """Where its loggers write, which they do before anything else."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Replaces Lightning's own way of writing, under `AsyncCheckpointIO` too; one that the user has chosen stays."""
@@ -158,5 +160,5 @@ def explain_disk(error: OSError) -> FacelitError | None:
         return _deleted(folder)
     if error.errno not in _DISK:
         return None
-    where = error.filename or folder or "the run's folder"
+    where = error.filename or folder or CheckpointFiles.logs or "the run's folder"
     return FacelitError(f"{where}: cannot be written ({error.strerror}).{_OLDER if folder else ''}")

@@ -71,6 +71,8 @@ class Processes:
             error: What was raised.
             message: What to say of it.
         """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, and says more
         if _lost_peer(error):
             self._blame_another()
         own = f"process {rank()} of {world_size()} stopped: {message}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,6 +138,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             adopt_init_backbone(config.model)
         FacelitCLI.goes_on = config.ckpt_path == AUTO
         use_run(config, str(self.subcommand))
+        CheckpointFiles.logs = _runs(config) / (config.run_name or "")
         if self.subcommand != "fit":
             config.data.train = None
             if config.ckpt_path is None:
@@ -206,6 +208,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             rank_zero_info(f"Using {config.ckpt_path}")
         self.checkpoint = read_checkpoint(config.ckpt_path)
         if self.subcommand == "fit":
+            LastCheckpoint.newest = Path(config.ckpt_path)
             refuse_other_model(config.model, self.checkpoint, config.ckpt_path)
             if config.run_name is None:
                 _continue_in_same_folder(config)
@@ -241,7 +244,7 @@ def main(args: ArgsType = None) -> None:
     FacelitCLI.goes_on = False
     first = typed[0] if typed and (args is None or isinstance(args, list)) else None
     FacelitCLI.typed = first if first in LightningCLI.subcommands() else None
-    CheckpointFiles.folder = None
+    CheckpointFiles.folder = CheckpointFiles.logs = None
     try:
         cli = FacelitCLI(
             FaceRecognizer,
@@ -307,6 +310,8 @@ def _say_stopped(stop: RunStopped, arguments: Sequence[str]) -> None:
 
 def quieten() -> None:
     """Silences remarks that no user of facelit can do anything about."""
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_failed
     # Lightning walks batches with torch's pytree and calls what torch renames.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     # `facelit.cli` looks at the arguments first, and hands them on.
@@ -323,6 +328,12 @@ def quieten() -> None:
             not any(said in record.getMessage() for said in ("litlogger", "already configured with model summary"))
         )
     )
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """Where the disk is full, TensorBoard's writing thread hands its error to the main thread, which says so."""
+    if not (isinstance(failed.exc_value, OSError) and explain_disk(failed.exc_value)):
+        threading.__excepthook__(failed)
 
 
 def _what_chooses(config: Namespace) -> str:
@@ -364,17 +375,21 @@ def _logger(config: Namespace) -> Any:
     return logger
 
 
-def _run_folders(config: Namespace) -> Sequence[Path]:
-    """Folders of the runs that the configured logger has written so far."""
+def _runs(config: Namespace) -> Path:
+    """Where the configured logger has a folder for each run."""
     logger = _logger(config)
-    if logger is False:
-        return [Path(config.trainer.default_root_dir or ".")]
     settings = getattr(logger, "init_args", None)
     if str(getattr(logger, "class_path", "")).endswith(("TensorBoardLogger", "CSVLogger")):
-        runs = runs_folder(logger.init_args)
-    else:
-        save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
-        runs = Path(save_dir, getattr(settings, "name", None) or "lightning_logs")
+        return runs_folder(logger.init_args)
+    save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
+    return Path(save_dir, getattr(settings, "name", None) or "lightning_logs")
+
+
+def _run_folders(config: Namespace) -> Sequence[Path]:
+    """Folders of the runs that the configured logger has written so far."""
+    if _logger(config) is False:
+        return [Path(config.trainer.default_root_dir or ".")]
+    runs = _runs(config)
     return [runs / config.run_name] if config.run_name else sorted(runs.glob("*/"))
 
 

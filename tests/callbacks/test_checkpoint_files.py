@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader
 from facelit.callbacks import VerificationCallback
 from facelit.callbacks.checkpoint_files import CheckpointFiles, WholeFiles, explain_disk
 from facelit.cli import main
+from facelit.cli.training import _thread_failed
 from facelit.errors import FacelitError
 from tiny_run import make_run
 
@@ -177,3 +180,21 @@ def test_quotas_and_what_is_no_disk_error(monkeypatch: pytest.MonkeyPatch) -> No
     error = explain_disk(OSError(errno.EDQUOT, "Disk quota exceeded", "/runs/a"))
     assert str(error) == "/runs/a: cannot be written (Disk quota exceeded)."
     assert explain_disk(OSError(errno.ECONNRESET, "Connection reset")) is None
+
+
+def test_a_full_disk_where_the_logs_go(
+    tmp_path: Path, disk: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's thread is the first to write, and says nothing of its own."""
+    folder, config = disk("size=4k"), make_run(tmp_path)
+    (folder / "full").write_bytes(bytes(4096))
+    logger = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", folder]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pytest.PytestUnhandledThreadExceptionWarning)
+        error = failing(capsys, "--config", config, *logger, "--run_name", "week", "--ckpt_path", "auto")
+    assert error.startswith(f"facelit: error: {folder}/tiny/week: cannot be written (No space left on device)")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    _thread_failed(threading.ExceptHookArgs((OSError, full, None, threading.current_thread())))
+    assert capsys.readouterr().err == ""
+    _thread_failed(threading.ExceptHookArgs((ValueError, ValueError("else"), None, threading.current_thread())))
+    assert "ValueError: else" in capsys.readouterr().err

@@ -139,3 +139,17 @@ def test_pack_and_verify_by_the_command_line(tmp_path: Path, capsys: pytest.Capt
         main(["pack", str(crops), str(tmp_path / "other"), "--jobs", "1"])
     assert left.value.code == 2
     assert "person_00_0001.png" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_torch_is_being_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Importing:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "facelit.cli.training", Importing())
+    with pytest.raises(SystemExit) as ended:
+        main(["fit"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "facelit: stopped.\n"

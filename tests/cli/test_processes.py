@@ -1,5 +1,8 @@
 """Two processes, of which one is stopped, fails or is killed: the other follows, and the last line says why."""
 
+import errno
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +12,8 @@ import torch
 import torch.distributed.run as torchrun
 
 import warm_processes
-from facelit.cli.processes import _lost_peer, _obituary
+from facelit.cli.errors import explain_memory
+from facelit.cli.processes import Processes, _lost_peer, _obituary
 from facelit.cli.way_on import way_on
 from forked_run import fork_run, living
 from tiny_run import ROOT, facelit, make_run
@@ -156,6 +160,43 @@ def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
 def test_errors_that_only_say_that_another_is_gone(message: str, lost: bool) -> None:
     assert _lost_peer(RuntimeError(message)) is lost
     assert not _lost_peer(ValueError(message))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory. Lower data.batch_size"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory. Lower"),
+        (
+            RuntimeError("not enough memory: you tried to allocate 12 bytes."),
+            "out of memory (tried to allocate 12 bytes).",
+        ),
+        (RuntimeError("shapes differ"), ""),
+        (OSError(errno.ENOENT, "No such file"), ""),
+    ],
+)
+def test_what_is_said_where_there_is_no_memory(error: Exception, said: str) -> None:
+    assert str(explain_memory(error) or "").startswith(said)
+    assert said or explain_memory(error) is None
+
+
+def test_ctrl_c_while_the_cause_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def word() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "process 3 of 4 stopped: a reason"
+
+    monkeypatch.setattr("facelit.cli.processes._word", word)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            Processes(["validate"]).fail(RuntimeError("Connection closed by peer"), "what gloo says")
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "facelit: error: process 3 of 4 stopped: a reason.\n"
 
 
 def test_what_is_said_of_the_dead() -> None:
