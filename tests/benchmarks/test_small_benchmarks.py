@@ -13,10 +13,13 @@ import pytest
 import torch
 
 import augmentation
+import long_runs
 import startup
 import triplet_mining
 import verification_run
+from facelit.checkpoints import read_checkpoint
 from facelit.data.batches import as_tensor
+from facelit.errors import FacelitError
 from harness.reporting import Timing
 
 CPU = torch.device("cpu")
@@ -209,3 +212,22 @@ def test_the_peers_losses_are_equal_where_they_are_said_to_be() -> None:
     unequal = {**peers.triplets("all"), peers.PEER: peers.triplets("semihard")[peers.PEER]}
     with pytest.raises(SystemExit, match="not comparable"):
         peers.measure(unequal, 16, CPU, repeats=2, equal=True)
+
+
+def test_what_long_runs_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Checksums are left out of the baselines, and only there; the two processes are not started here."""
+    step = {name: Timing(1.0 + n, 0.9, 2.1, 2) for n, name in enumerate((long_runs.BARE, long_runs.SELDOM))}
+    monkeypatch.setattr(long_runs, "measure_steps", lambda steps: step)
+    monkeypatch.chdir(tmp_path)
+    figures = run(monkeypatch, long_runs, tmp_path / "figures.json", "--megabytes", "8", "--repeats", "2")
+    assert [*figures] == ["machine", "reading", "writing", "step"]
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+    assert long_runs.rows(step, long_runs.BARE)[1][2] == "2.000 x"
+    path = tmp_path / "some.ckpt"
+    torch.save({"state_dict": {"a": torch.arange(1000)}}, path)
+    whole = path.read_bytes()
+    place = whole.index(torch.arange(500, 504).numpy().tobytes())
+    path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+    with pytest.raises(FacelitError):
+        read_checkpoint(str(path))
+    long_runs.without_checksums(lambda: read_checkpoint(str(path)))
