@@ -132,7 +132,7 @@ class Start:
         self._reader.start()
 
     def _copy(self, reader: int) -> None:
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             while data := os.read(reader, 65536):
                 log.write(data)
                 log.flush()

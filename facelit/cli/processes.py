@@ -138,6 +138,8 @@ def _follow(launcher: int) -> None:
 
 
 def _obituary(number: int, status: int) -> str:
+    if status in (130, 143):
+        return f"process {number} was stopped by {signal.Signals(status - 128).name}."
     if status >= 0:
         return f"process {number} ended with status {status}; what it said stands above."
     name = signal.Signals(-status).name

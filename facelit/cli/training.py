@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jsonargparse import Namespace
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
@@ -38,7 +38,8 @@ from facelit.cli.processes import Processes
 from facelit.cli.program import program
 from facelit.cli.requeue import requeue
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
-from facelit.cli.run_name import AUTO, compare_checkpoints, newest_run_only, runs_folder, use_run
+from facelit.cli.run_name import AUTO, newest_run_only, runs_folder, use_run
+from facelit.cli.saved_config import SaveRunConfig
 from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
 from facelit.data.datamodule import NO_TRAINING_SET
@@ -67,21 +68,6 @@ class FacelitParser(LightningArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Puts our own kind of `--config` in the place of Lightning's."""
         return super().add_argument(*args, **with_our_config_file(kwargs))
-
-
-class SaveRunConfig(SaveConfigCallback):
-    """Keeps the configuration of every start of a run: `config.yaml`, then `config-resumed-1.yaml`, ..."""
-
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Writes the file into the run's folder, after making sure that all processes go on from the same checkpoint."""
-        if stage == "fit":
-            compare_checkpoints(trainer)
-        folder = trainer.log_dir  # asked on every process: it is broadcast
-        if folder is None or stage != "fit":
-            return
-        count = len(list(Path(folder).glob("config*.yaml")))
-        self.config_filename = "config.yaml" if count == 0 else f"config-resumed-{count}.yaml"
-        super().setup(trainer, pl_module, stage)
 
 
 class FacelitCLI(CommandLineWins, LightningCLI):

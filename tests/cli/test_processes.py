@@ -201,6 +201,7 @@ def test_ctrl_c_while_the_cause_is_looked_for(
 
 def test_what_is_said_of_the_dead() -> None:
     assert _obituary(3, -15) == "process 3 was killed by SIGTERM."
+    assert _obituary(3, 130) == "process 3 was stopped by SIGINT."
     assert _obituary(3, 7).startswith("process 3 ended with status 7")
 
 
