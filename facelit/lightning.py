@@ -8,7 +8,7 @@ name fails. Where Lightning or torch offers a public way, facelit takes that ins
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from math import inf
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ __all__ = [
     "forget_validation",
     "ignore_hpc_checkpoints",
     "is_first_process",
+    "log_figures_now",
     "logs_step",
     "made_by_command_line",
     "on_signals",
@@ -66,6 +67,7 @@ PRIVATE_NAMES = {
     "_MultiProcessingLauncher": "a sharded head trains under ddp_spawn, which brings back the rows of process 0 only",
     "_Loop.restarting": "a run resumed at the end of an epoch under max_steps skips the next epoch",
     "_batches_that_stepped": "loggers count one step too few after a resume at the end of an epoch",
+    "_logger_connector": "a run killed right after a save lacks the figures of that step in its curves",
     "_can_stop_early": "a run that max_time ends within an epoch leaves no last.ckpt of its last step",
     "_broadcast_sigterm_tensor": "on several GPUs every step waits for the one before it, and one process stops alone",
     "_signal_connector": "SIGTERM hangs a run of several processes: Lightning broadcasts while it handles the signal",
@@ -118,6 +120,31 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
 def logs_step(trainer: Trainer, step: int) -> bool:
     """Whether `trainer.log_every_n_steps` asks for the figures of optimizer step number `step`, counted from 1."""
     return bool(step % max(1, trainer.log_every_n_steps) == 0)
+
+
+def log_figures_now(trainer: Trainer) -> None:
+    """Hands the figures of the batch just trained on to the loggers: call it at the end of a batch, before a checkpoint is written.
+
+    Lightning does so after all callbacks: a run killed in between would go on after a step whose figures nobody wrote down. It then
+    hands on only what has been logged, or has changed, since.
+    """
+    connector: Any = trainer._logger_connector
+    update, log = connector.update_train_step_metrics, connector.log_metrics
+    logged = dict(connector.metrics["log"])
+    update()
+
+    def log_rest(figures: Mapping[str, Any]) -> None:
+        log({name: value for name, value in figures.items() if name not in logged or bool(value != logged[name])})
+
+    def update_rest() -> None:
+        del connector.update_train_step_metrics
+        connector.log_metrics = log_rest
+        try:
+            update()
+        finally:
+            del connector.log_metrics
+
+    connector.update_train_step_metrics = update_rest
 
 
 def stops_after_batch(trainer: Trainer) -> bool:

@@ -14,8 +14,9 @@ import pytest
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
@@ -299,11 +300,35 @@ def _reset_restart_stage(folder: Path) -> None:
     assert module.notes == [Place(1, True, batch) for batch in (1, 2, 3, 4)]
 
 
+def _logger_connector(folder: Path) -> None:
+    """Early, and each figure once; what callbacks log afterwards, too."""
+    written: list[tuple[int | None, dict[str, float]]] = []
+
+    class Recorder(CSVLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            written.append((step, {name: value for name, value in metrics.items() if name != "epoch"}))
+
+    class Early(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any) -> None:
+            pl_module.log("early", 1.0)
+            lightning.log_figures_now(trainer)
+            assert written[-1][0] == trainer.global_step - 1
+            pl_module.log("late", float(trainer.global_step))
+
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    logs: dict[str, Any] = {"logger": Recorder(folder), "callbacks": [Early()], "log_every_n_steps": 1}
+    trainer = Trainer(accelerator="cpu", max_steps=2, **logs, **quiet)
+    trainer.fit(Module(), DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=1))
+    # What a callback logs later is still that of the step before, at first.
+    assert written == [(0, {"early": 1.0}), (0, {"late": 1.0}), (1, {"early": 1.0, "late": 1.0}), (1, {"late": 2.0})]
+
+
 PROBES: dict[str, Callable[[Path], None]] = {
     "_given_hyperparameters": _given_hyperparameters,
     "_MultiProcessingLauncher": _multi_processing_launcher,
     "_Loop.restarting": _restarting,
     "_batches_that_stepped": _batches_that_stepped,
+    "_logger_connector": _logger_connector,
     "_can_stop_early": _can_stop_early,
     "_broadcast_sigterm_tensor": _broadcast_sigterm_tensor,
     "_signal_connector": _signal_connector,

@@ -16,7 +16,7 @@ from facelit.callbacks.checkpoint_files import WholeFiles
 from facelit.callbacks.folders import checkpoint_folder
 from facelit.callbacks.stop_signals import StopSignals
 from facelit.errors import FacelitError
-from facelit.lightning import stops_after_batch
+from facelit.lightning import log_figures_now, stops_after_batch
 
 
 class LastCheckpoint(Checkpoint):
@@ -62,6 +62,8 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         due = self.every_n_train_steps is not None and step % self.every_n_train_steps == 0 and step != self._resumed_at
         if step > 0 and (due or stops_after_batch(trainer) or _stops_here(trainer)):
+            if trainer.loggers:
+                log_figures_now(trainer)
             self._save(trainer)
 
     def on_validation_batch_end(

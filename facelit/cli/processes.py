@@ -57,6 +57,7 @@ class Processes:
 
     def wait(self, seconds: float = 30.0) -> None:
         """Lets the other processes of a run that has agreed to stop come to their end."""
+        _ignore_ctrl_c()
         end = time.monotonic() + seconds
         for child in self.children:
             try:
@@ -71,8 +72,7 @@ class Processes:
             error: What was raised.
             message: What to say of it.
         """
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end is near, and says more
+        _ignore_ctrl_c()
         if _lost_peer(error):
             self._blame_another()
         own = f"process {rank()} of {world_size()} stopped: {message}"
@@ -128,6 +128,12 @@ class Processes:
             print(f"facelit: error: {cause}{'' if cause[-1] in '.?!' else '.'}{rest}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(status)
+
+
+def _ignore_ctrl_c() -> None:
+    """The end is near, and says more."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _follow(launcher: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from facelit.callbacks import StopSignals, VerificationCallback
+from facelit.callbacks import LastCheckpoint, StopSignals, VerificationCallback
 from facelit.cli import main
 from facelit.data import FaceDataModule
 from facelit.training import FaceRecognizer
@@ -196,6 +196,26 @@ def test_a_kill_in_a_validation(
         send(monkeypatch, owner, hook, step, None)
         with pytest.raises(Killed):
             fit(config, *command)
+    assert fit(config, *command) == 0
+    same(tmp_path, uninterrupted)
+
+
+def test_a_kill_right_after_a_save(tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures of the step that was saved are in the curves."""
+    config = make_run(tmp_path, trainer__max_epochs=2)
+    command = [*EVERY_OTHER_STEP, "--run_name", "week", "--ckpt_path", "auto"]
+    save = LastCheckpoint._save
+
+    def save_and_die(self: LastCheckpoint, trainer: Trainer) -> None:
+        save(self, trainer)
+        if trainer.global_step == 4:
+            raise Killed
+
+    monkeypatch.setattr(LastCheckpoint, "_save", save_and_die)
+    with pytest.raises(Killed):
+        fit(config, *command)
+    monkeypatch.undo()
+    assert newest(tmp_path)["global_step"] == 4
     assert fit(config, *command) == 0
     same(tmp_path, uninterrupted)
 

@@ -123,6 +123,8 @@ def fork_run(
         standby = _Standby(arguments)
         launcher: Any = subprocess_script
         launcher.subprocess = _Only(standby.start)
+    except KeyboardInterrupt:  # as while a program is being imported
+        os._exit(130)
     except BaseException:
         traceback.print_exc()
         os._exit(70)
