@@ -453,6 +453,7 @@ def main() -> None:
     if options.report:
         sys.exit(not report(options.out / "journal.jsonl"))
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has the jobs behind it ignore Ctrl-C
     soak = Soak(options.out, options.seed, options.preload)
     right = soak.run(options.faults)
     soak.close()
