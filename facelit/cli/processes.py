@@ -57,7 +57,7 @@ class Processes:
 
     def wait(self, seconds: float = 30.0) -> None:
         """Lets the other processes of a run that has agreed to stop come to their end."""
-        _ignore_ctrl_c()
+        _ignore_signals()
         end = time.monotonic() + seconds
         for child in self.children:
             try:
@@ -72,7 +72,7 @@ class Processes:
             error: What was raised.
             message: What to say of it.
         """
-        _ignore_ctrl_c()
+        _ignore_signals()
         if _lost_peer(error):
             self._blame_another()
         own = f"process {rank()} of {world_size()} stopped: {message}"
@@ -130,10 +130,12 @@ class Processes:
         os._exit(status)
 
 
-def _ignore_ctrl_c() -> None:
-    """The end is near, and says more."""
+def _ignore_signals() -> None:
+    """Those that ask a run to stop: its end is near, and says more."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for name in ("SIGINT", "SIGUSR1"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _follow(launcher: int) -> None:

@@ -185,16 +185,18 @@ def test_ctrl_c_while_the_cause_is_looked_for(
 ) -> None:
     def word() -> str:
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGUSR1)
         return "process 3 of 4 stopped: a reason"
 
     monkeypatch.setattr("facelit.cli.processes._word", word)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGUSR1)}
     try:
         with pytest.raises(SystemExit) as ended:
             Processes(["validate"]).fail(RuntimeError("Connection closed by peer"), "what gloo says")
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "facelit: error: process 3 of 4 stopped: a reason.\n"
 
