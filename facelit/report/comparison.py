@@ -107,7 +107,9 @@ def _tests_card(sets: Sets, names: list[str]) -> str:
 
 
 def _p_value(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+    if p >= 0.001:
+        return f"{p:.3f}"
+    return f"{p:.0e}" if p else "< 1e-300"  # below what a float holds
 
 
 def about_card(measured: list[Measured]) -> str:
