@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,41 @@ class Runner:
             self._stopped = True
             for process in self._processes:
                 process.terminate()
+
+
+def guarded(study: Callable[[], int]) -> int:
+    """Calls a study's program; a user error and an interruption end in a line.
+
+    Returns:
+        Its exit status, 2 after a user error, 130 if it was stopped.
+    """
+    try:
+        return study()
+    except FacelitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; the same command continues from here.", file=sys.stderr)
+        return 130
+
+
+def stop_at_sigterm() -> None:
+    """Makes SIGTERM end the trainings too; not with SIGINT, which a shell's background jobs ignore."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def check_json(path: Path | None) -> None:
+    """Rejects `--json FILE` before hours of training, if there is no folder for it.
+
+    Raises:
+        FacelitError: There is none.
+    """
+    if path and not path.resolve().parent.is_dir():
+        raise FacelitError(f"--json {path}: there is no folder {path.parent}.")
 
 
 def read_json(path: Path) -> Any:

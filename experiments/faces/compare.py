@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ import numpy as np
 from experiments.faces.jobs import Choosing, Data, FaceJob, PairScores, Split, WithLfw
 from experiments.faces.rows import LEVERS, row_names, row_options
 from experiments.lfw.recipes import Options, parse_overrides, with_changes
-from experiments.runner import Runner
+from experiments.runner import Runner, check_json, guarded, stop_at_sigterm
 from facelit.errors import FacelitError
 from facelit.verification import VerificationResult, evaluate_pairs
 from harness.reporting import machine, print_header, print_table, write_json
@@ -171,35 +170,29 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _interrupt(*_: object) -> None:
-    """Ends the trainings too; not with SIGINT, which a shell's background jobs ignore."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     arguments = make_parser().parse_args()
-    try:
-        for option in ("threads", "jobs"):
-            if getattr(arguments, option) < 1:
-                raise FacelitError(f"--{option} {getattr(arguments, option)}: must be at least 1.")
-        if arguments.teacher is not None and not arguments.teacher.is_file():
-            raise FacelitError(f"--teacher {arguments.teacher}: there is no such file.")
-        rows = make_jobs(arguments)
-        if arguments.list:
-            print_rows(rows)
-            return 0
-        everything = [job for seeds in rows.values() for jobs in seeds for job in jobs]
-        failed = [] if arguments.no_train else Runner(arguments.jobs).run(everything)
-        report(rows, arguments)
-        return 1 if failed else 0
-    except FacelitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command continues from here.", file=sys.stderr)
-        return 130
+    return guarded(lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains what is missing and reports; returns the exit status."""
+    check_json(arguments.json)
+    for option in ("threads", "jobs"):
+        if getattr(arguments, option) < 1:
+            raise FacelitError(f"--{option} {getattr(arguments, option)}: must be at least 1.")
+    if arguments.teacher is not None and not arguments.teacher.is_file():
+        raise FacelitError(f"--teacher {arguments.teacher}: there is no such file.")
+    rows = make_jobs(arguments)
+    if arguments.list:
+        print_rows(rows)
+        return 0
+    everything = [job for seeds in rows.values() for jobs in seeds for job in jobs]
+    failed = [] if arguments.no_train else Runner(arguments.jobs).run(everything)
+    report(rows, arguments)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_at_sigterm()
     sys.exit(main())

@@ -28,7 +28,6 @@ import argparse
 import json
 import math
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +47,7 @@ from experiments.lfw.recipes import (
     row_options,
     with_changes,
 )
-from experiments.runner import Runner
+from experiments.runner import Runner, check_json, guarded, stop_at_sigterm
 from facelit.errors import FacelitError
 from facelit.verification import VerificationResult, evaluate_pairs
 from harness.reporting import machine, print_header, print_table, write_json
@@ -269,33 +268,23 @@ def _positive(text: str) -> int:
     return number
 
 
-def _interrupt(*_: object) -> None:
-    """Ends the trainings too; not with SIGINT, which a shell's background jobs ignore."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     arguments = make_parser().parse_args()
-    try:
-        if arguments.json and not arguments.json.resolve().parent.is_dir():
-            raise FacelitError(f"--json {arguments.json}: there is no folder {arguments.json.parent}.")
-        rows = make_jobs(arguments)
-        if arguments.list:
-            print_rows(rows)
-            return 0
-        failed = (
-            [] if arguments.no_train else Runner(arguments.jobs).run([job for jobs in rows.values() for job in jobs])
-        )
-        report(rows, arguments)
-        return 1 if failed else 0
-    except FacelitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Stopped; the same command continues from here.", file=sys.stderr)
-        return 130
+    return guarded(lambda: run(arguments))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains what is missing and reports; returns the exit status."""
+    check_json(arguments.json)
+    rows = make_jobs(arguments)
+    if arguments.list:
+        print_rows(rows)
+        return 0
+    failed = [] if arguments.no_train else Runner(arguments.jobs).run([job for jobs in rows.values() for job in jobs])
+    report(rows, arguments)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop_at_sigterm()
     sys.exit(main())

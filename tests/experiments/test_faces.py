@@ -10,8 +10,7 @@ import yaml
 
 from experiments.faces import compare, spread
 from experiments.faces.jobs import Choosing, Data, FaceJob, Split, WithLfw, is_held_out
-from experiments.faces.rows import LEVERS, row_names, row_options, teacher_options
-from experiments.runner import Runner
+from experiments.faces.rows import LEVERS, row_options, teacher_options
 from facelit.data import IdentityFolder
 from facelit.errors import FacelitError
 from facelit.verification import evaluate_pairs
@@ -166,13 +165,17 @@ def test_a_job_trains_and_tests_with_the_real_command_line_s_options(data: Data,
     job.checkpoint.parent.mkdir(parents=True)
     job.checkpoint.touch()
     assert "--ckpt_path" in job.fit_command()
-    assert Runner(1).jobs == 1
 
 
 def test_wrong_options_end_in_a_line(
     data: Data, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in (["--teacher", "none.ckpt"], ["--threads", "0"], ["--rows", "nothing"]):
+    for arguments in (
+        ["--teacher", "none.ckpt"],
+        ["--threads", "0"],
+        ["--rows", "nothing"],
+        ["--json", "no/folder.json"],
+    ):
         monkeypatch.setattr(sys, "argv", ["compare", "--data", str(data.root), *arguments])
         assert compare.main() == 2
         assert capsys.readouterr().err.startswith("error: ")
@@ -199,7 +202,3 @@ def test_the_pictures_panels_are_the_networks(data: Data) -> None:
     figure = spread.picture({"a": rng.normal(size=(48, 4)), "b": rng.normal(size=(48, 4))}, labels)
     assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
     assert [text.get_text() for text in figure.axes[0].texts] == [str(number) for number in range(1, 9)]
-
-
-def test_row_names_are_all_backbones_with_all_heads() -> None:
-    assert len(row_names()) == 10
