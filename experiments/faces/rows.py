@@ -26,6 +26,17 @@ LEVERS: dict[str, Options] = {
     "low-resolution": {"data.augmentation.low_resolution": 0.2},
     "grey": {"data.augmentation.grayscale": 0.2},
     "erase": {"data.augmentation.erase": 0.3},
+    "all-changes": {
+        "data.augmentation.rotate": 10.0,
+        "data.augmentation.scale": 0.1,
+        "data.augmentation.low_resolution": 0.2,
+        "data.augmentation.grayscale": 0.2,
+        "data.augmentation.erase": 0.3,
+        "data.augmentation.brightness": 0.2,
+        "data.augmentation.contrast": 0.2,
+    },
+    # Small images first
+    "progressive": {"model.resizing.sizes": [64, 80], "model.resizing.share": 0.7},
     # Optimisation
     "rate-0.05": {"model.optimizer.lr": 0.05},
     "rate-0.1": {"model.optimizer.lr": 0.1},

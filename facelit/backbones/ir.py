@@ -11,11 +11,13 @@ from typing import Literal
 from torch import Tensor, nn
 
 from facelit.backbones.channels import check_sizes
+from facelit.backbones.maps import stretched
 from facelit.errors import FacelitError
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
 _CHANNELS = (64, 64, 128, 256, 512)
-_FEATURE_MAP = 7 * 7
+_SIDE = 7
+"""Halving 112x112 in four groups leaves 7x7."""
 
 
 class AdaFaceIR(nn.Module):
@@ -55,7 +57,7 @@ class AdaFaceIR(nn.Module):
             nn.BatchNorm2d(_CHANNELS[-1]),
             nn.Dropout(dropout),
             nn.Flatten(),
-            nn.Linear(_CHANNELS[-1] * _FEATURE_MAP, embedding_dim),
+            nn.Linear(_CHANNELS[-1] * _SIDE * _SIDE, embedding_dim),
             nn.BatchNorm1d(embedding_dim, affine=False),
         )
         for module in self.modules():
@@ -64,7 +66,7 @@ class AdaFaceIR(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds images, (N, 3, 112, 112) floating point, to (N, D), not normalised."""
-        embeddings: Tensor = self.output_layer(self.body(self.input_layer(images)))
+        embeddings: Tensor = self.output_layer(stretched(self.body(self.input_layer(images)), _SIDE, _SIDE))
         return embeddings
 
 

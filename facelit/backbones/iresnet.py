@@ -12,13 +12,14 @@ from typing import Literal
 from torch import Tensor, nn
 
 from facelit.backbones.channels import check_sizes, scale_channels
+from facelit.backbones.maps import stretched
 from facelit.backbones.neck import EmbeddingBatchNorm
 from facelit.errors import FacelitError
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 200: (6, 26, 60, 6)}
 """Residual blocks in each of the four groups."""
 
-_FEATURE_MAP = 7 * 7
+_SIDE = 7
 """Halving 112x112 in four groups leaves 7x7."""
 
 _MIN_CHANNELS = 16
@@ -69,7 +70,7 @@ class IResNet(nn.Module):
         # An `EmbeddingNeck`'s parts, under InsightFace's names.
         self.bn2 = nn.BatchNorm2d(channels[-1])
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels[-1] * _FEATURE_MAP, embedding_dim)
+        self.fc = nn.Linear(channels[-1] * _SIDE * _SIDE, embedding_dim)
         self.features = EmbeddingBatchNorm(embedding_dim, fixed_scale=True)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -78,7 +79,7 @@ class IResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
         maps = self.prelu(self.bn1(self.conv1(images)))
-        maps = self.layer4(self.layer3(self.layer2(self.layer1(maps))))
+        maps = stretched(self.layer4(self.layer3(self.layer2(self.layer1(maps)))), _SIDE, _SIDE)
         embeddings: Tensor = self.features(self.fc(self.dropout(self.bn2(maps).flatten(1))))
         return embeddings
 

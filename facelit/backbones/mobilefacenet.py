@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from facelit.backbones.channels import check_sizes, scale_channels
+from facelit.backbones.maps import stretched
 from facelit.backbones.neck import EmbeddingBatchNorm
 
 _BOTTLENECKS = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -43,6 +44,7 @@ class MobileFaceNet(nn.Module):
         super().__init__()
         check_sizes(width=width, embedding_dim=embedding_dim)
         self.embedding_dim = embedding_dim
+        self.feature_map = feature_map
         channels, last = scale_channels(64, width), scale_channels(512, width)
         self.stem = nn.Sequential(
             _convolution(3, channels, 3, stride=2), _convolution(channels, channels, 3, depthwise=True)
@@ -68,7 +70,7 @@ class MobileFaceNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
-        embeddings: Tensor = self.neck(self.expand(self.blocks(self.stem(images))))
+        embeddings: Tensor = self.neck(stretched(self.expand(self.blocks(self.stem(images))), *self.feature_map))
         return embeddings
 
 

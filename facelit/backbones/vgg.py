@@ -11,11 +11,14 @@ from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from facelit.backbones.channels import check_sizes, scale_channels
+from facelit.backbones.maps import stretched
 from facelit.backbones.neck import EmbeddingNeck, check_neck
 from facelit.errors import FacelitError
 
-# Halving 112x112 five times leaves 3x3.
-_FEATURE_MAP = 3 * 3
+_SIDE = 3
+"""Halving 112x112 five times leaves 3x3."""
+
+_FEATURE_MAP = _SIDE * _SIDE
 
 
 class VGG16(nn.Module):
@@ -75,7 +78,7 @@ class VGG16(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeds crops, (N, 3, 112, 112) floating-point RGB in [-1, 1], as (N, D), not normalised."""
-        maps = self.features(images)
+        maps = stretched(self.features(images), _SIDE, _SIDE)
         embeddings: Tensor = self.embedding(maps if self.neck else maps.flatten(1))
         return embeddings
 

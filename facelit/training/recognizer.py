@@ -32,6 +32,7 @@ from facelit.training.batches import images_of, training_batch
 from facelit.training.distillation import Distillation, DistillationTerm, refuse_without_teacher
 from facelit.training.loss import apply_head, log_figures, wants_figures
 from facelit.training.optimization import Optimization, default_optimizer, gradient_scaler
+from facelit.training.resizing import ProgressiveResizing, Resizer
 
 
 class FaceRecognizer(LightningModule):
@@ -54,6 +55,7 @@ class FaceRecognizer(LightningModule):
         ema_decay: Share of a moving average of the backbone's weights that one step keeps, for example 0.999; validations
             and checkpoints then use the average (`facelit.callbacks.WeightAverage`). By default there is none.
         distillation: A frozen network whose embeddings the backbone's follow, besides what the head asks for.
+        resizing: Smaller training images for the first part of the run, which is faster.
 
     Raises:
         FacelitError: An option is out of range, or `init_backbone` does not fit.
@@ -73,12 +75,14 @@ class FaceRecognizer(LightningModule):
         decay_norms_and_biases: bool = True,
         ema_decay: float | None = None,
         distillation: DistillationTerm | None = None,
+        resizing: ProgressiveResizing | None = None,
     ) -> None:
         super().__init__()
         if made_by_command_line():
             self.save_hyperparameters()  # plain values, which load safely: the objects that Python code hands over would not
         self._set_model(backbone, init_backbone, channels_last, compile, checkpoint_activations)
         self._set_loss(head, distillation)
+        self._resizer = None if resizing is None else Resizer(resizing)
         optimization = Optimization(optimizer, lr_scheduler, lr_interval, decay_norms_and_biases)
         self._set_optimization(optimization, ema_decay)
         self.calibration: dict[str, Any] = {}
@@ -130,7 +134,7 @@ class FaceRecognizer(LightningModule):
         """The head's loss on a `TrainBatch`, or on (images, labels): float (N, 3, 112, 112) in [-1, 1], integers (N,)."""
         crops = training_batch(batch, first=batch_idx == 0)
         logs = wants_figures(self.trainer, batch_idx)
-        embeddings = self(crops.images)
+        embeddings = self(crops.images if self._resizer is None else self._resizer(crops.images, self.global_step))
         output = apply_head(self.head, embeddings, crops, logs)
         if self.distillation is not None:
             output = self.distillation(output, embeddings, crops)
@@ -156,7 +160,8 @@ class FaceRecognizer(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """What every run needs, however its trainer was made."""
         own = (self.weight_average, self._random_state, self._pending_validation, self.optimization.schedule_length)
-        return [self._stop_signals, CheckpointFiles(), StopOnNonFiniteLoss(), BadImageLog(), *own]
+        resizer = [] if self._resizer is None else [self._resizer]
+        return [self._stop_signals, CheckpointFiles(), StopOnNonFiniteLoss(), BadImageLog(), *own, *resizer]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The network's optimizer and schedule for Lightning; the head's own is kept aside."""
