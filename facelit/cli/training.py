@@ -47,7 +47,7 @@ from facelit.data.workers import explain_lost_worker
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints, is_first_process
-from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
+from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark, faster_precision
 from facelit.training.distillation import without_teacher
 from facelit.training.recognizer import FaceRecognizer
 
@@ -165,11 +165,12 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         if self.subcommand == "fit":
             rank_zero_info(_what_chooses(self.config[self.subcommand]))
 
-    @staticmethod
-    def _suit_hardware(options: Namespace) -> None:
+    def _suit_hardware(self, options: Namespace) -> None:
         """Fills in what the user left open, by what the machine has."""
         if options.precision is None:
             options.precision = best_precision(options.accelerator)
+            if self.subcommand == "fit" and (hint := faster_precision(options.accelerator)):
+                rank_zero_info(hint)
         if options.benchmark is None:
             options.benchmark = default_cudnn_benchmark(options.accelerator, options.deterministic)
         allow_tf32(options.accelerator, options.precision)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark
+from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark, faster_precision
 
 
 @pytest.fixture
@@ -50,3 +50,18 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.get_float32_matmul_precision() == before
     assert best_precision("auto") == "32-true"
     assert default_cudnn_benchmark("auto", None) is None
+
+
+def test_a_cpu_with_bf16_units_is_told_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert "--trainer.precision bf16-mixed" in (faster_precision("cpu") or "")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False, "avx512_bf16": True})
+    assert faster_precision("cpu") is None
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # older releases of torch
+    assert faster_precision("cpu") is None
+
+
+@pytest.mark.usefixtures("precisions")
+def test_a_gpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert faster_precision("auto") is None
