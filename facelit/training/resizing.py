@@ -80,7 +80,7 @@ class Resizer(Callback):
             _try_size(pl_module.backbone, size, pl_module.device)
 
     def __call__(self, images: Tensor, step: int) -> Tensor:
-        """Shrinks a batch by averaging, as the step demands.
+        """Shrinks a batch as the step demands.
 
         Args:
             images: float (N, 3, 112, 112).
@@ -90,9 +90,12 @@ class Resizer(Callback):
             float (N, 3, S, S), in the same memory format.
         """
         size = self.resizing.size_at(step, self._steps)
-        if size >= images.shape[-1]:
-            return images
-        return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
+        return images if size >= images.shape[-1] else shrunk(images, size)
+
+
+def shrunk(images: Tensor, size: int) -> Tensor:
+    """Images of a smaller size, each pixel an average over its area: (N, 3, H, W) to (N, 3, size, size)."""
+    return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import augmentation
+import image_sizes
 import long_runs
 import startup
 import triplet_mining
@@ -203,6 +204,12 @@ def test_one_repeat_is_refused(
     with pytest.raises(SystemExit):
         run(monkeypatch, module, tmp_path / "a.json", "--repeats", "1")
     assert "at least 2 repeats" in capsys.readouterr().err
+
+
+def test_image_sizes_are_timed_beside_whole_crops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = ["--width", "0.01", "--batch", "2", "--sizes", "64", "--precisions", "bf16", "--repeats", "2"]
+    figures = run(monkeypatch, image_sizes, tmp_path / "sizes.json", *options)["figures"]
+    assert [row["case"] for row in figures] == ["112 px, 32", "64 px, bf16"]  # type: ignore[attr-defined]
 
 
 def test_the_peers_losses_are_equal_where_they_are_said_to_be() -> None:

@@ -35,6 +35,7 @@ from facelit.speed.fusing import StepWatch, fuse
 from facelit.training import sharding
 from facelit.training.loss import apply_head
 from facelit.training.optimization import default_optimizer
+from facelit.training.resizing import shrunk
 from facelit.verification import PairVerification
 
 DEVICE = "fakegpu"
@@ -165,6 +166,7 @@ class Case:
         recompute: Whether activations are computed again in the backward pass.
         optimizer: The network's.
         logged: Of each step whether its figures are.
+        size: The side of the images that the backbone sees.
     """
 
     backbone: Callable[[], nn.Module]
@@ -174,6 +176,7 @@ class Case:
     recompute: bool = False
     optimizer: Callable[[Any], torch.optim.Optimizer] = default_optimizer
     logged: Sequence[bool] = (True, False)
+    size: int = 112
 
     def run(self) -> None:
         """Raises where something waits, or devices mix."""
@@ -194,7 +197,7 @@ class Case:
             watch = StopOnNonFiniteLoss()
             model.weight_average.on_train_start(trainer, model)
             for logged in self.logged:
-                _step(model, data, optimizer, logged, trainer, watch)
+                _step(model, data, optimizer, logged, trainer, watch, self.size)
                 if self.averages and logged:
                     _validate(model, data, metric, trainer)
 
@@ -206,6 +209,7 @@ def _step(
     logged: bool,
     trainer: Any,
     watch: StopOnNonFiniteLoss,
+    size: int,
 ) -> None:
     """What `FaceRecognizer` and Lightning do for one batch."""
     batch = TrainBatch(
@@ -217,7 +221,8 @@ def _step(
     with NoCopies():
         batch = data.on_after_batch_transfer(batch, 0)
         optimizer.zero_grad()
-        output = apply_head(model.head, model(batch.images), batch, logged)
+        images = batch.images if size == 112 else shrunk(batch.images, size)
+        output = apply_head(model.head, model(images), batch, logged)
         output.loss.backward()
         if model.head.sharded:
             sharding.clip_gradients(model.parameters(), model.head, 1.0)
@@ -260,6 +265,7 @@ def cases() -> dict[str, Case]:
     found["average and verification"] = Case(SmallNetwork, center, averages=True)
     found["recomputing"] = Case(lambda: nn.Sequential(SmallNetwork()), center, recompute=True, logged=(False,))
     found["AdamW"] = Case(SmallNetwork, center, optimizer=torch.optim.AdamW, logged=(False,))
+    found["smaller images"] = Case(BACKBONES["vgg16_bn"], HEADS["softmax"], logged=(False,), size=64)
     for name, fault in FAULTS.items():
         found[f"fault {name}"] = Case(OneLayer, lambda fault=fault: _Faulty(fault))  # type: ignore[misc]
     return found
