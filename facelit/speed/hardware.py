@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 
@@ -18,7 +20,7 @@ def faster_precision(accelerator: str) -> str | None:
     the next machine, and CPUs without it are slower in bf16 than in float32.
     """
     # Not in older releases of torch.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     if runs_on_gpu(accelerator) or not capabilities.get("amx_bf16"):
         return None
     return "This CPU multiplies bf16 matrices in hardware (AMX): --trainer.precision bf16-mixed trains a VGG16 about twice as fast."

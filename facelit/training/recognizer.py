@@ -134,6 +134,7 @@ class FaceRecognizer(LightningModule):
         """The head's loss on a `TrainBatch`, or on (images, labels): float (N, 3, 112, 112) in [-1, 1], integers (N,)."""
         crops = training_batch(batch, first=batch_idx == 0)
         logs = wants_figures(self.trainer, batch_idx)
+        assert isinstance(crops.images, Tensor)
         embeddings = self(crops.images if self._resizer is None else self._resizer(crops.images, self.global_step))
         output = apply_head(self.head, embeddings, crops, logs)
         if self.distillation is not None:
