@@ -46,6 +46,10 @@ LEVERS: dict[str, Options] = {
     "batch-64": {"data.batch_size": 64},
     # Center loss
     **{f"lambda-{value}": {"model.head.weight": float(value)} for value in ("1e-4", "3e-4", "3e-3", "1e-2", "3e-2")},
+    **{
+        f"lambda-{value}-normalised": {"model.head.weight": float(value), "model.head.normalized": True}
+        for value in ("1e-2", "1e-1", "1")
+    },
     "alpha-0.1": {"model.head.alpha": 0.1},
     # People: few with many photos against many with few
     "five-photos": {"data.train.min_images_per_identity": 5},

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facelit.distributed import parts_of_batch, stack_processes
-from facelit.heads.base import check_labels
+from facelit.heads.base import check_labels, directions
 from facelit.heads.precision import KeepsFloat32, at_least_float32
 from facelit.heads.rows import Rows, draw_rows, random_seed
 from facelit.optim import record_batch
@@ -58,6 +58,8 @@ class CenterLoss(KeepsFloat32):
         num_identities: the number of identities, C.
         embedding_dim: the length of an embedding, D.
         sharded: whether the processes divide the centers among themselves; :meth:`shard` then creates them.
+        normalized: whether embeddings are divided by their lengths first, so that only their directions count, as in
+            verification by cosine. The paper's are not; a weight means something else then.
 
     Attributes:
         centers: (C, D) float32 parameter that requires no gradient; (rows of this process, D) if sharded.
@@ -66,7 +68,9 @@ class CenterLoss(KeepsFloat32):
         ValueError: if a size is not positive.
     """
 
-    def __init__(self, num_identities: int, embedding_dim: int, sharded: bool = False) -> None:
+    def __init__(
+        self, num_identities: int, embedding_dim: int, sharded: bool = False, normalized: bool = False
+    ) -> None:
         super().__init__()
         if num_identities < 1 or embedding_dim < 1:
             raise ValueError(
@@ -74,6 +78,7 @@ class CenterLoss(KeepsFloat32):
             )
         self.num_identities = num_identities
         self.sharded = sharded
+        self.normalized = normalized
         self.rows = Rows(0, num_identities)
         self._seed = random_seed()
         device = "meta" if sharded else "cpu"
@@ -99,7 +104,7 @@ class CenterLoss(KeepsFloat32):
         Returns:
             (N,) distances, float32 or wider.
         """
-        embeddings, labels = at_least_float32(embeddings.detach()), labels.long() - self.rows.first
+        embeddings, labels = self._prepare(embeddings.detach()), labels.long() - self.rows.first
         squared = _differences(embeddings, self.centers, labels, self.sharded).square().sum(dim=1)
         return self._sum_over_processes(squared).sqrt()
 
@@ -107,7 +112,7 @@ class CenterLoss(KeepsFloat32):
         """Computes the loss of a batch.
 
         Args:
-            embeddings: (N, D) floating-point, not normalised.
+            embeddings: (N, D) floating-point, as the network gives them.
             labels: (N,) of any integer dtype, from 0 to C - 1.
 
         Returns:
@@ -122,7 +127,7 @@ class CenterLoss(KeepsFloat32):
                 f"expected embeddings of shape {(len(labels), self.centers.shape[1])}, got {tuple(embeddings.shape)}"
             )
         check_labels(labels, self.num_identities)
-        embeddings, labels = at_least_float32(embeddings), labels.long() - self.rows.first
+        embeddings, labels = self._prepare(embeddings), labels.long() - self.rows.first
         loss = _differences(embeddings, self.centers, labels, self.sharded).square().sum(dim=1).mean() / 2
         if self.training and torch.is_grad_enabled():
             # Now: a backward pass may run in another thread, which does not know the global batch.
@@ -133,6 +138,10 @@ class CenterLoss(KeepsFloat32):
             else:
                 record()
         return self._sum_over_processes(loss)
+
+    def _prepare(self, embeddings: Tensor) -> Tensor:
+        embeddings = at_least_float32(embeddings)
+        return directions(embeddings) if self.normalized else embeddings
 
     def _sum_over_processes(self, x: Tensor) -> Tensor:
         return stack_processes(x).sum(dim=0) if self.sharded else x

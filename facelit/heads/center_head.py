@@ -18,6 +18,7 @@ class CenterLossHead(SoftmaxHead):
             published value.
         alpha: the fraction of the way that a center moves in one step, in (0, 1]; independent of the weight and of the
             learning rate.
+        normalized: whether the center loss is of embeddings divided by their lengths; the paper's is not.
         options: those of :class:`SoftmaxHead`, except ``center``.
 
     Attributes:
@@ -28,6 +29,12 @@ class CenterLossHead(SoftmaxHead):
     """
 
     def __init__(
-        self, num_identities: int, embedding_dim: int, weight: float = 0.003, alpha: float = 0.5, **options: Any
+        self,
+        num_identities: int,
+        embedding_dim: int,
+        weight: float = 0.003,
+        alpha: float = 0.5,
+        normalized: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(num_identities, embedding_dim, center=CenterTerm(weight, alpha), **options)
+        super().__init__(num_identities, embedding_dim, center=CenterTerm(weight, alpha, normalized), **options)

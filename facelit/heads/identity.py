@@ -51,10 +51,12 @@ class CenterTerm:
         weight: the weight of the center loss, lambda in the paper; see :class:`~facelit.heads.CenterLoss`.
         alpha: the fraction of the way that a center moves in one step, in (0, 1]; independent of the weight and of the
             learning rate.
+        normalized: whether the loss is of embeddings divided by their lengths.
     """
 
     weight: float = 0.003
     alpha: float = 0.5
+    normalized: bool = False
 
     def __post_init__(self) -> None:
         if not self.weight >= 0:
@@ -84,8 +86,7 @@ class IdentityHead(Head):
         embedding_dim: the length of an embedding, D.
         bias: whether each identity also has a bias; only without a :attr:`scale`.
         label_smoothing: fraction of the target that is spread over all identities, from 0 to 1.
-        center: center loss to add (``center.weight``, ``center.alpha``), on embeddings that are not normalised; None for
-            none.
+        center: center loss to add (``center.weight``, ``center.alpha``, ``center.normalized``); None for none.
         sharded: whether the processes divide the identities among themselves (Partial FC).
         sample_rate: fraction of the identities that a training batch is compared with, drawn anew for each batch; those
             in the batch are always included. 1 for all.
@@ -132,7 +133,9 @@ class IdentityHead(Head):
         device = torch.device("meta") if sharded else None
         self.weight = nn.Parameter(torch.empty(num_identities, embedding_dim, dtype=torch.float32, device=device))
         self.bias = nn.Parameter(torch.empty(num_identities, dtype=torch.float32, device=device)) if bias else None
-        self.center_loss = None if center is None else CenterLoss(num_identities, embedding_dim, sharded)
+        self.center_loss = (
+            None if center is None else CenterLoss(num_identities, embedding_dim, sharded, center.normalized)
+        )
         if not sharded:
             self._draw_parameters()
 

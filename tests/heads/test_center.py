@@ -39,6 +39,32 @@ def test_value_and_gradient(seed: int, scale: float) -> None:
     assert loss.centers.grad is None
 
 
+def test_of_normalised_embeddings() -> None:
+    """Value, gradient, distances, and where the centers go: all of them see directions only."""
+    torch.manual_seed(0)
+    head = CenterLossHead(6, 4, weight=1.0, alpha=0.5, normalized=True).double()
+    loss = head.center_loss
+    assert loss is not None
+    optimizer, centers = head.make_optimizer(), loss.centers.clone()
+    x, labels = make_batch(0)
+    x = x.double().requires_grad_()
+    value = loss(x, labels)
+    value.backward()
+    unit = x.detach().requires_grad_()
+    expected = dense_loss(unit / unit.norm(dim=1, keepdim=True), labels, centers)
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(x.grad, unit.grad)
+    unit = (unit / unit.norm(dim=1, keepdim=True)).detach()
+    torch.testing.assert_close(loss.distances(x, labels), (unit - centers[labels]).norm(dim=1))
+    assert loss(100 * x, labels).item() == pytest.approx(value.item())
+    optimizer.step()
+    for identity in range(6):
+        own = unit[labels == identity]
+        moved = centers[identity] - 0.5 * (centers[identity] - own).sum(dim=0) / (1 + len(own))
+        torch.testing.assert_close(loss.centers[identity], moved)
+
+
 def test_gradcheck() -> None:
     loss = CenterLoss(6, 4).double()
     x, labels = make_batch(0)

@@ -174,7 +174,7 @@ def test_training_from_the_command_line(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("**/last.ckpt")
     checkpoint = torch.load(path, weights_only=True)
     settings = checkpoint["hyper_parameters"]["head"]["init_args"]["center"]
-    assert dict(settings) == {"weight": 0.01, "alpha": 0.25}
+    assert dict(settings) == {"weight": 0.01, "alpha": 0.25, "normalized": False}
     assert checkpoint["state_dict"]["head.center_loss.centers"].shape == (8, 16)
     assert checkpoint["state_dict"]["head.batches_seen"].item() == 2
     main(["validate", "--config", config, "--ckpt_path", str(path)])

@@ -19,7 +19,7 @@ OPTIONS = {
     "CombinedMarginHead": MARGIN | {"m1", "m2", "m3"},
     "AdaFaceHead": MARGIN | {"margin", "concentration", "momentum"},
     "SoftmaxHead": SIZES | SHARED | {"bias", "center"},
-    "CenterLossHead": SIZES | SHARED | {"bias", "weight", "alpha"},
+    "CenterLossHead": SIZES | SHARED | {"bias", "weight", "alpha", "normalized"},
 }
 
 
