@@ -19,6 +19,8 @@ from facelit.errors import FacelitError
 from facelit.lightning import default_store, replace_process_observer, separate_restarts
 
 _KEY = "facelit/cause"
+_LAUNCHER = "FACELIT_LAUNCHER"
+"""Environment variable: the number of process 0, for those that it starts."""
 _SECONDS_TO_FIND_OUT = 10.0
 _PEER_IS_GONE = (
     "gloo",
@@ -52,6 +54,10 @@ class Processes:
         restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if restart != "0" and os.environ.get("GROUP_WORLD_SIZE") == "1":
             separate_restarts(restart)
+        if self._quiet and _is_gone(int(os.environ.get(_LAUNCHER, os.getppid()))):
+            os._exit(2)  # killed while this process was importing torch
+        if not self._quiet:
+            os.environ[_LAUNCHER] = str(os.getpid())
         if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
             threading.Thread(target=_follow, args=(os.getppid(),), daemon=True, name="launcher-watch").start()
 
@@ -143,6 +149,19 @@ def _follow(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(1.0)
     os._exit(2)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended; False where that cannot be asked."""
+    if os.name != "posix":  # elsewhere signal 0 ends the process
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def _obituary(number: int, status: int) -> str:

@@ -126,6 +126,26 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     assert "Traceback (most recent call last):" not in lines
 
 
+def test_a_launcher_that_is_killed_while_another_process_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time it looks, its parent is another: it would wait half an hour for process 0."""
+    ended = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(ended, 0)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr("facelit.cli.processes.replace_process_observer", lambda observe: None)
+    monkeypatch.setenv("FACELIT_LAUNCHER", str(ended))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as end:
+        Processes([]).watch()
+    assert end.value.code == 2
+
+
+def test_a_process_tells_those_it_starts_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelit.cli.processes.replace_process_observer", lambda observe: None)
+    monkeypatch.setenv("FACELIT_LAUNCHER", "0")
+    Processes([]).watch()
+    assert os.environ["FACELIT_LAUNCHER"] == str(os.getpid())
+
+
 def test_a_signal_to_one_process_in_a_validation(tmp_path: Path) -> None:
     status, lines = forked(tmp_path, *arguments(tmp_path, "SIGTERM"))
     assert status == 143
