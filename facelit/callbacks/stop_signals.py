@@ -33,6 +33,8 @@ class RunStopped(SystemExit):
         requeue: Whether it is the signal by which SLURM says that the job's time is nearly over.
     """
 
+    code: int
+
     def __init__(self, cause: int, step: int | None = None, requeue: bool = False) -> None:
         self.signum = None if cause == _OUT_OF_TIME else cause
         self.cause = "trainer.max_time" if self.signum is None else signal.Signals(cause).name
@@ -146,7 +148,9 @@ class StopSignals(Callback):
             return
         self._speaks = trainer.is_global_zero
         for signum in self._signals:
-            if signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) is not signal.SIG_IGN:  # as by nohup
+            if (
+                signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) is not signal.SIG_IGN
+            ):  # as by nohup
                 signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from facelit.callbacks import LastCheckpoint, StopSignals
@@ -134,6 +136,20 @@ class Processes:
             print(f"facelit: error: {cause}{'' if cause[-1] in '.?!' else '.'}{rest}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(status)
+
+
+def end_now(status: int) -> NoReturn:
+    """Ends the process as `sys.exit` does, but does not take the interpreter down piece by piece.
+
+    With torch and Lightning imported that takes two CPU seconds, one process after the other: on a busy machine half a minute
+    each, which nobody has who was told to stop.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are no daemons, as the interpreter does
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def _ignore_signals() -> None:
