@@ -92,6 +92,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         FacelitError: The file is absent, damaged, or not a Lightning checkpoint.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FacelitError(f"{path}: this is a folder, not a checkpoint.")
     if not path.is_file():
         raise FacelitError(f"checkpoint not found: {path}")
     try:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from types import FrameType
 from typing import Any, ClassVar
@@ -32,6 +33,8 @@ class RunStopped(SystemExit):
         requeue: Whether it is the signal by which SLURM says that the job's time is nearly over.
     """
 
+    code: int
+
     def __init__(self, cause: int, step: int | None = None, requeue: bool = False) -> None:
         self.signum = None if cause == _OUT_OF_TIME else cause
         self.cause = "trainer.max_time" if self.signum is None else signal.Signals(cause).name
@@ -41,7 +44,7 @@ class RunStopped(SystemExit):
 
 
 class StopSignals(Callback):
-    """Saves `last.ckpt` and ends the run at SIGTERM, Ctrl-C, SIGUSR1, and when `trainer.max_time` is over.
+    """Saves `last.ckpt` and ends the run at SIGTERM, Ctrl-C, SIGUSR1, SIGHUP, and when `trainer.max_time` is over.
 
     The handler only sets a flag: Lightning's own broadcasts inside the signal, and hangs while another process waits in a
     collective. The processes of a run agree between batches, of training and validation, about every two seconds and at least
@@ -62,7 +65,7 @@ class StopSignals(Callback):
     def __init__(self, command_line: bool = False) -> None:
         self._command_line = command_line
         self._signals: list[int] = [signal.SIGTERM, *([signal.SIGINT] if command_line else [])]
-        self._signals += [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
+        self._signals += [getattr(signal, name) for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name)]
         self._requeue_signal: int | None = None
         self._received = self._agreed = 0
         self._seconds: float | None = None
@@ -145,14 +148,18 @@ class StopSignals(Callback):
             return
         self._speaks = trainer.is_global_zero
         for signum in self._signals:
-            signal.signal(signum, handler)
+            if (
+                signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) is not signal.SIG_IGN
+            ):  # as by nohup
+                signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._received = self._received or signum
         if signum == signal.SIGINT:
             signal.signal(signum, signal.SIG_DFL)
             if self._speaks:
-                os.write(2, b"\nStopping after this step, which is saved first; Ctrl-C again stops at once.\n")
+                with suppress(OSError):  # Ctrl-C ends `| tee log`, too
+                    os.write(2, b"\nStopping after this step, which is saved first; Ctrl-C again stops at once.\n")
 
     def _stop_now(self, signum: int, frame: FrameType | None) -> None:
         """Outside of training there is nothing to save."""

@@ -80,11 +80,18 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         # Only now: this import takes seconds.
+        from facelit.callbacks import RunStopped
+        from facelit.cli.processes import end_now
         from facelit.cli.training import main as main_of_training
     except KeyboardInterrupt:
         print("facelit: stopped.", file=sys.stderr)
         sys.exit(130)
-    main_of_training(arguments)
+    try:
+        main_of_training(arguments)
+    except SystemExit as end:
+        if args is None and isinstance(end.__context__, RunStopped):
+            end_now(end.__context__.code)
+        raise
 
 
 def _continues(arguments: Sequence[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from typing import Any
 import torch.distributed as dist
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from facelit.checkpoints import read_checkpoint
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import is_first_process
@@ -41,13 +43,14 @@ def use_run(config: Namespace, command: str) -> None:
     folder = _name_loggers(config, name)
     last = Path(config.checkpoint.dirpath or folder / "checkpoints") / "last.ckpt"
     if config.ckpt_path == AUTO:
-        config.ckpt_path = str(last) if last.is_file() else None
-        if config.ckpt_path is None and command != "fit":
+        found = next(iter(_newest_first(last)), None)
+        config.ckpt_path = None if found is None else str(found)
+        if found is None and command != "fit":
             raise FacelitError(f"--ckpt_path auto: the run {name} has no checkpoint yet ({last}).")
-        rank_zero_info(f"Going on from {last}" if config.ckpt_path else f"Starting the run {name}: it has no {last}")
-    elif config.ckpt_path is None and command == "fit" and last.is_file():
+        rank_zero_info(f"Going on from {found}" if found else f"Starting the run {name}: it has no {last}")
+    elif config.ckpt_path is None and command == "fit" and (kept := _newest_first(last)):
         raise FacelitError(
-            f"--run_name {name}: there is a run of this name ({last}). Go on with it (--ckpt_path auto), or choose another."
+            f"--run_name {name}: there is a run of this name ({kept[0]}). Go on with it (--ckpt_path auto), or choose another."
         )
     elif config.ckpt_path == "last":
         config.ckpt_path = str(last)
@@ -60,6 +63,33 @@ def use_run(config: Namespace, command: str) -> None:
 def runs_folder(options: Namespace) -> Path:
     """Where a TensorBoard or CSV logger of these options keeps a folder for each run."""
     return Path(options.save_dir, options.get("name", "lightning_logs") or "")
+
+
+def newest_complete(path: str) -> tuple[str, dict[str, Any]]:
+    """Reads the checkpoint that `auto` has found; where it is damaged, the newest of the run's others that is not.
+
+    Returns:
+        The path of the one that was read, and what is in it.
+
+    Raises:
+        FacelitError: None can be read; it says what is wrong with the newest.
+    """
+    try:
+        return path, read_checkpoint(path)
+    except FacelitError as error:
+        damage = error
+    for other in _newest_first(Path(path))[1:]:
+        with suppress(FacelitError):
+            checkpoint = read_checkpoint(other)
+            rank_zero_warn(f"{damage} Going on from an earlier one: {other}")
+            return str(other), checkpoint
+    raise FacelitError(f"{damage} The run has no other. Move it away, and the same command starts the run anew.")
+
+
+def _newest_first(last: Path) -> list[Path]:
+    """The checkpoints that a run may go on from: `last.ckpt`, if it is there, then those that it has kept as its best."""
+    others = [path for path in last.parent.glob("*.ckpt") if path.name != last.name and path.is_file()]
+    return [*([last] if last.exists() else []), *sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def newest_run_only(which: str, folders: Sequence[Path]) -> None:

@@ -34,11 +34,12 @@ from facelit.callbacks.checkpoint_files import CheckpointFiles, explain_disk
 from facelit.checkpoints import CHECKPOINT_KEY, check_fits, find_checkpoint, num_identities, read_checkpoint
 from facelit.cli.config_files import expand_paths, with_our_config_file
 from facelit.cli.errors import explain, explain_memory, name_broken_config
+from facelit.cli.lasting_output import outlive_readers
 from facelit.cli.processes import Processes
 from facelit.cli.program import program
 from facelit.cli.requeue import requeue
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
-from facelit.cli.run_name import AUTO, newest_run_only, runs_folder, use_run
+from facelit.cli.run_name import AUTO, newest_complete, newest_run_only, runs_folder, use_run
 from facelit.cli.saved_config import SaveRunConfig
 from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
@@ -193,7 +194,10 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             newest_run_only(config.ckpt_path, folders)
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, folders))
             rank_zero_info(f"Using {config.ckpt_path}")
-        self.checkpoint = read_checkpoint(config.ckpt_path)
+        if FacelitCLI.goes_on:
+            config.ckpt_path, self.checkpoint = newest_complete(config.ckpt_path)
+        else:
+            self.checkpoint = read_checkpoint(config.ckpt_path)
         if self.subcommand == "fit":
             LastCheckpoint.newest = Path(config.ckpt_path)
             refuse_other_model(config.model, self.checkpoint, config.ckpt_path)
@@ -230,6 +234,8 @@ def main(args: ArgsType = None) -> None:
     LastCheckpoint.newest = None
     FacelitCLI.goes_on = False
     first = typed[0] if typed and (args is None or isinstance(args, list)) else None
+    if first == "fit":
+        outlive_readers()
     FacelitCLI.typed = first if first in LightningCLI.subcommands() else None
     CheckpointFiles.folder = CheckpointFiles.logs = None
     try:

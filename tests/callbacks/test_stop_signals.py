@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ def send(monkeypatch: pytest.MonkeyPatch, owner: Any, hook: str, step: int, sign
 @pytest.mark.parametrize(
     ("where", "step", "signum", "stops_at"),
     [
-        ((FaceRecognizer, "training_step"), 7, signal.SIGTERM, 8),
+        ((FaceRecognizer, "training_step"), 7, signal.SIGHUP, 8),
         ((FaceRecognizer, "training_step"), 5, signal.SIGINT, 6),
         ((VerificationCallback, "on_validation_batch_end"), 6, signal.SIGUSR1, 6),
         ((VerificationCallback, "on_validation_epoch_end"), 12, signal.SIGTERM, None),
@@ -165,6 +166,23 @@ def test_ctrl_c_while_a_run_is_set_up(
     finally:
         signal.signal(signal.SIGINT, handler)  # Lightning lets go of it
     assert capsys.readouterr().err.splitlines()[-1] == "facelit: stopped."
+
+
+def test_nohup() -> None:
+    """Who has asked for no signal when the terminal is closed gets none."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    trainer: Any = SimpleNamespace(is_global_zero=True)
+    stop = StopSignals()
+    try:
+        for handler in (signal.SIG_IGN, signal.SIG_DFL):
+            signal.signal(signal.SIGHUP, handler)
+            stop._install(stop._note, trainer)
+            assert signal.getsignal(signal.SIGTERM) == stop._note
+            expected = signal.SIG_IGN if handler is signal.SIG_IGN else stop._note
+            assert signal.getsignal(signal.SIGHUP) == expected
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def test_processes_ask_each_other_every_other_second(monkeypatch: pytest.MonkeyPatch) -> None:

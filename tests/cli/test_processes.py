@@ -12,6 +12,8 @@ import torch
 import torch.distributed.run as torchrun
 
 import warm_processes
+from facelit.callbacks import RunStopped
+from facelit.cli import front
 from facelit.cli.errors import explain_memory
 from facelit.cli.processes import Processes, _lost_peer, _obituary
 from facelit.cli.way_on import way_on
@@ -124,6 +126,69 @@ def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     status, lines = forked(tmp_path, *arguments(tmp_path, "SIGKILL", rank=0))
     assert status == -9
     assert "Traceback (most recent call last):" not in lines
+
+
+def test_a_launcher_that_is_killed_while_another_process_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the time it looks, its parent is another: it would wait half an hour for process 0."""
+    ended = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(ended, 0)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr("facelit.cli.processes.replace_process_observer", lambda observe: None)
+    monkeypatch.setenv("FACELIT_LAUNCHER", str(ended))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit) as end:
+        Processes([]).watch()
+    assert end.value.code == 2
+
+
+def test_a_process_tells_those_it_starts_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelit.cli.processes.replace_process_observer", lambda observe: None)
+    monkeypatch.setenv("FACELIT_LAUNCHER", "0")
+    Processes([]).watch()
+    assert os.environ["FACELIT_LAUNCHER"] == str(os.getpid())
+
+
+LEAVING = """
+import atexit, threading, time
+from pathlib import Path
+from facelit.cli.processes import end_now
+
+class TakenDown:
+    def __del__(self, touch=Path.touch, path=Path("taken-down")):
+        touch(path)
+
+kept = TakenDown()
+atexit.register(Path("at-exit").touch)
+threading.Thread(target=lambda: (time.sleep(0.2), Path("thread").touch())).start()
+print("the last line", end="")
+end_now(143)
+"""
+
+
+def test_a_stopped_process_leaves_at_once(tmp_path: Path) -> None:
+    """With all that the interpreter promises at an exit, and no more."""
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    ended = warm_processes.run(tmp_path / "leaving.py", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "the last line", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["at-exit", "leaving.py", "thread"]
+
+
+@pytest.mark.parametrize("args", [None, ["fit"]], ids=["command line", "Python"])
+def test_only_the_command_line_leaves_at_once(monkeypatch: pytest.MonkeyPatch, args: list[str] | None) -> None:
+    def stopped(arguments: list[str]) -> None:
+        try:
+            raise RunStopped(signal.SIGTERM, step=3)
+        except RunStopped as stop:
+            sys.exit(stop.code)
+
+    left: list[int] = []
+    monkeypatch.setattr("facelit.cli.training.main", stopped)
+    monkeypatch.setattr("facelit.cli.processes.end_now", left.append)
+    monkeypatch.setattr(sys, "argv", ["main.py", "fit"])
+    with pytest.raises(SystemExit) as end:
+        front.main(args)
+    assert end.value.code == 143
+    assert left == ([143] if args is None else [])
 
 
 def test_a_signal_to_one_process_in_a_validation(tmp_path: Path) -> None:

@@ -87,6 +87,19 @@ def test_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "needs a TensorBoardLogger or a CSVLogger" in refused(
         capsys, *own, "--run_name", "x", "--trainer.logger", "[]"
     )
+    # From the newest that is whole; never from the start while there is one, even a damaged one.
+    last = runs / "week" / "checkpoints" / "last.ckpt"
+    for damage in (lambda: last.write_bytes(last.read_bytes()[:1000]), last.unlink):
+        damage()
+        main(["fit", *command])
+        again = torch.load(last, weights_only=True)["state_dict"]
+        for name, value in whole.items():
+            torch.testing.assert_close(again[name], value, rtol=0, atol=0, msg=name)
+    for path in last.parent.iterdir():
+        path.write_bytes(b"")
+    error = refused(capsys, *command)
+    assert f"{last}: not a checkpoint, or a damaged one" in error
+    assert "The run has no other." in error
     # A run that was stopped before it saved anything is the newest, and has nothing to resume.
     (runs / "version_7").mkdir()
     (runs / "version_7" / "config.yaml").touch()
