@@ -42,7 +42,6 @@ __all__ = [
     "forbid_fused_unscaling",
     "forget_finished_epoch",
     "forget_validation",
-    "ignore_hpc_checkpoints",
     "is_first_process",
     "log_figures_now",
     "logs_step",
@@ -55,6 +54,7 @@ __all__ = [
     "separate_restarts",
     "set_max_steps",
     "spawns_processes",
+    "start_anew_unless_told",
     "stops_after_batch",
     "trainer_of",
     "unscales_in_step",
@@ -77,7 +77,7 @@ PRIVATE_NAMES = {
     "_create_c10d_store": "processes that torchrun has restarted may try to reach those of the start before",
     "_get_default_store": "the others do not know why a process failed",
     "_accelerator_connector": "SLURM's signal before the time limit does not put the job back into the queue",
-    "_hpc_resume_path": "under SLURM a new run takes up the hpc_ckpt_N.ckpt of any other run in its folder, unasked",
+    "_select_ckpt_path": "a new run takes up another's hpc_ckpt_N.ckpt (under SLURM) or on_exception.ckpt, unasked",
     "_combined_loader": "a run resumed with longer epochs makes up a validation in the middle of one",
     "_parse_ckpt_path": "the hyperparameters in a checkpoint silently override the command line",
     "_ddp_params_and_buffers_to_ignore": "DDP broadcasts and averages the rows of a sharded head, which differ on purpose",
@@ -288,13 +288,18 @@ def separate_restarts(number: str) -> None:
     rendezvous._create_c10d_store = create_apart
 
 
-class _OwnCheckpointsOnly(_CheckpointConnector):  # type: ignore[misc]  # untyped there
-    _hpc_resume_path = None
+class _NamedCheckpointsOnly(_CheckpointConnector):  # type: ignore[misc]  # untyped there
+    def _select_ckpt_path(self, state_fn: Any, ckpt_path: Any, *args: Any, **kwargs: Any) -> Any:
+        return None if ckpt_path is None else super()._select_ckpt_path(state_fn, ckpt_path, *args, **kwargs)
 
 
-def ignore_hpc_checkpoints(trainer: Trainer) -> None:
-    """Under SLURM Lightning would resume from a file `hpc_ckpt_N.ckpt` in the current folder, whosever it is."""
-    trainer._checkpoint_connector.__class__ = _OwnCheckpointsOnly
+def start_anew_unless_told(trainer: Trainer) -> None:
+    """Keeps a trainer that is given no checkpoint from looking for one itself.
+
+    Lightning would go on, without any check, from a `hpc_ckpt_N.ckpt` in the current folder (under SLURM), or from what
+    `OnExceptionCheckpoint` finds in its folder, whosever it is.
+    """
+    trainer._checkpoint_connector.__class__ = _NamedCheckpointsOnly
 
 
 class CommandLineWins:

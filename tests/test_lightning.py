@@ -15,10 +15,12 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import OnExceptionCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import nn
 from torch._C._distributed_c10d import HashStore
 from torch.nn.parallel import DistributedDataParallel
@@ -184,13 +186,20 @@ def _accelerator_connector(folder: Path) -> None:
     assert [lightning.requeue_signal(trainer) for trainer in trainers] == [signal.SIGUSR2, None, None]
 
 
-def _hpc_resume_path(folder: Path) -> None:
-    (folder / "hpc_ckpt_1.ckpt").touch()
-    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=folder)
-    assert trainer._checkpoint_connector._hpc_resume_path
-    assert calls(type(trainer._checkpoint_connector)._parse_ckpt_path, "_hpc_resume_path")
-    lightning.ignore_hpc_checkpoints(trainer)
-    assert trainer._checkpoint_connector._hpc_resume_path is None
+def _select_ckpt_path(folder: Path) -> None:
+    """What another run's `OnExceptionCheckpoint` has left is taken up, unless Lightning is told not to; a file that is named, always."""
+    (folder / "on_exception.ckpt").touch()
+    trainer = Trainer(accelerator="cpu", logger=False, callbacks=[OnExceptionCheckpoint(folder)])
+    trainer.state.fn = TrainerFn.FITTING
+
+    def selected(ckpt_path: str | None) -> Any:
+        return trainer._checkpoint_connector._select_ckpt_path(trainer.state.fn, ckpt_path, True, False)
+
+    assert calls(Trainer._fit_impl, "_select_ckpt_path")
+    assert Path(selected(None)) == folder / "on_exception.ckpt"
+    lightning.start_anew_unless_told(trainer)
+    assert selected(None) is None
+    assert selected("named.ckpt") == "named.ckpt"
 
 
 def _combined_loader(folder: Path) -> None:
@@ -338,7 +347,7 @@ PROBES: dict[str, Callable[[Path], None]] = {
     "_create_c10d_store": _create_c10d_store,
     "_get_default_store": _get_default_store,
     "_accelerator_connector": _accelerator_connector,
-    "_hpc_resume_path": _hpc_resume_path,
+    "_select_ckpt_path": _select_ckpt_path,
     "_combined_loader": _combined_loader,
     "_parse_ckpt_path": _parse_ckpt_path,
     "_ddp_params_and_buffers_to_ignore": _ddp_params_and_buffers_to_ignore,

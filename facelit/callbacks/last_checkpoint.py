@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import AsyncCheckpointIO
 
 from facelit.callbacks.checkpoint_files import WholeFiles
-from facelit.callbacks.folders import checkpoint_folder
+from facelit.callbacks.folders import checkpoint_folder, run_folder
 from facelit.callbacks.stop_signals import StopSignals
 from facelit.errors import FacelitError
 from facelit.lightning import log_figures_now, stops_after_batch
@@ -42,14 +42,28 @@ class LastCheckpoint(Checkpoint):
             )
         self.every_n_train_steps = every_n_train_steps
         self.dirpath: Path | None = None
+        self._run: str | None = None
         self._saved_at = self._resumed_at = -1
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Settles the folder: where the best checkpoints go, or where they would go if any were kept."""
         self.dirpath = None  # the other callbacks say where
         self.dirpath = checkpoint_folder(trainer)
+        folder = run_folder(trainer)
+        self._run = None if folder is None else folder.name
         LastCheckpoint.newest = Path(trainer.ckpt_path) if trainer.ckpt_path else None
         self._saved_at = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which run the file is of: several may keep theirs in one folder."""
+        return {"run": self._run}
+
+    @staticmethod
+    def run_of(checkpoint: Mapping[str, Any]) -> str | None:
+        """The name of the run that a checkpoint is of, which is its folder's; None where it does not say."""
+        state = (checkpoint.get("callbacks") or {}).get(LastCheckpoint.__qualname__)
+        name = state.get("run") if isinstance(state, Mapping) else None
+        return name if isinstance(name, str) else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remembers the step that a run is resumed at: micro-batches after it end no step."""

@@ -17,6 +17,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Timer
 
 from facelit.lightning import ends_step, on_signals, replace_sigterm_check, requeue_signal
+from facelit.storage.system import ASKING_TO_STOP
 
 SECONDS_BETWEEN_QUESTIONS = 2.0
 _OUT_OF_TIME = 1000  # among signal numbers
@@ -44,7 +45,9 @@ class RunStopped(SystemExit):
 
 
 class StopSignals(Callback):
-    """Saves `last.ckpt` and ends the run at SIGTERM, Ctrl-C, SIGUSR1, SIGHUP, and when `trainer.max_time` is over.
+    """Saves `last.ckpt` and ends the run at SIGTERM, Ctrl-C, and other signals that ask for it, and when `trainer.max_time` is over.
+
+    Those are a closed terminal's (SIGHUP, unless `nohup` has it ignored), and schedulers': SIGUSR1, SIGUSR2 and SIGXCPU.
 
     The handler only sets a flag: Lightning's own broadcasts inside the signal, and hangs while another process waits in a
     collective. The processes of a run agree between batches, of training and validation, about every two seconds and at least
@@ -64,8 +67,7 @@ class StopSignals(Callback):
 
     def __init__(self, command_line: bool = False) -> None:
         self._command_line = command_line
-        self._signals: list[int] = [signal.SIGTERM, *([signal.SIGINT] if command_line else [])]
-        self._signals += [getattr(signal, name) for name in ("SIGUSR1", "SIGHUP") if hasattr(signal, name)]
+        self._signals = [signum for signum in ASKING_TO_STOP if command_line or signum != signal.SIGINT]
         self._requeue_signal: int | None = None
         self._received = self._agreed = 0
         self._seconds: float | None = None
@@ -148,9 +150,7 @@ class StopSignals(Callback):
             return
         self._speaks = trainer.is_global_zero
         for signum in self._signals:
-            if (
-                signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) is not signal.SIG_IGN
-            ):  # as by nohup
+            if signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) != signal.SIG_IGN:  # nohup
                 signal.signal(signum, handler)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: Arguments to use instead of the command line's, for calls from Python.
     """
+    _print_any_name()
     arguments = list(sys.argv[1:] if args is None else args)
     first = arguments[0] if arguments else "--help"
     if first in ("-h", "--help"):
@@ -92,6 +94,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if args is None and isinstance(end.__context__, RunStopped):
             end_now(end.__context__.code)
         raise
+
+
+def _print_any_name() -> None:
+    """A console or pipe whose encoding lacks a person's letters (Windows' cp1252) gets escapes, where Python would end in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _continues(arguments: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ from facelit.cli.way_on import way_on
 from facelit.distributed import rank, world_size
 from facelit.errors import FacelitError
 from facelit.lightning import default_store, replace_process_observer, separate_restarts
+from facelit.storage.system import ASKING_TO_STOP
 
 _KEY = "facelit/cause"
 _LAUNCHER = "FACELIT_LAUNCHER"
@@ -155,9 +156,8 @@ def end_now(status: int) -> NoReturn:
 def _ignore_signals() -> None:
     """Those that ask a run to stop: its end is near, and says more."""
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGUSR1"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}:
+            signal.signal(signum, signal.SIG_IGN)
 
 
 def _follow(launcher: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from facelit.callbacks import LastCheckpoint
 from facelit.checkpoints import read_checkpoint
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
@@ -48,7 +49,12 @@ def use_run(config: Namespace, command: str) -> None:
         if found is None and command != "fit":
             raise FacelitError(f"--ckpt_path auto: the run {name} has no checkpoint yet ({last}).")
         rank_zero_info(f"Going on from {found}" if found else f"Starting the run {name}: it has no {last}")
-    elif config.ckpt_path is None and command == "fit" and (kept := _newest_first(last)):
+    elif (
+        config.ckpt_path is None
+        and command == "fit"
+        and not config.checkpoint.dirpath
+        and (kept := _newest_first(last))
+    ):
         raise FacelitError(
             f"--run_name {name}: there is a run of this name ({kept[0]}). Go on with it (--ckpt_path auto), or choose another."
         )
@@ -58,6 +64,38 @@ def use_run(config: Namespace, command: str) -> None:
         for logger in _loggers(config):
             if _kind(logger) == "CSVLogger":
                 _keep_metrics(runs_folder(logger.init_args) / name)
+
+
+def refuse_other_run(config: Namespace, checkpoint: Mapping[str, Any]) -> None:
+    """Several runs may have been told to keep their checkpoints in one folder: `auto` goes on with its own only.
+
+    Args:
+        config: The configuration of the subcommand, with the checkpoint that `auto` stands for.
+        checkpoint: Its content.
+
+    Raises:
+        FacelitError: It is another run's.
+    """
+    other = LastCheckpoint.run_of(checkpoint)
+    if config.checkpoint.dirpath and other not in (None, config.run_name):
+        raise FacelitError(
+            f"--ckpt_path auto: {config.ckpt_path} is of the run {other}, not of {config.run_name}. Give each run a folder of its own"
+            f" (--checkpoint.dirpath); to go on with that one under another name: --ckpt_path {config.ckpt_path}"
+        )
+
+
+def keep_other_run(folders: Sequence[Path]) -> None:
+    """Refuses a new run in a folder of checkpoints that has another run's `last.ckpt`, which it would replace.
+
+    Raises:
+        FacelitError: There is one.
+    """
+    for last in (folder / "last.ckpt" for folder in folders):
+        if last.is_file():
+            raise FacelitError(
+                f"{last}: is what an earlier run would go on from, and a new run would replace it. Go on with that one"
+                " (--ckpt_path last), name another folder (--checkpoint.dirpath FOLDER), or delete the file."
+            )
 
 
 def runs_folder(options: Namespace) -> Path:

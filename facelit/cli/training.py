@@ -39,7 +39,15 @@ from facelit.cli.processes import Processes
 from facelit.cli.program import program
 from facelit.cli.requeue import requeue
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
-from facelit.cli.run_name import AUTO, newest_complete, newest_run_only, runs_folder, use_run
+from facelit.cli.run_folders import checkpoint_folders, continue_in_same_folder, first_logger, folder_of_runs
+from facelit.cli.run_name import (
+    AUTO,
+    keep_other_run,
+    newest_complete,
+    newest_run_only,
+    refuse_other_run,
+    use_run,
+)
 from facelit.cli.saved_config import SaveRunConfig
 from facelit.cli.way_on import way_on
 from facelit.data import FaceDataModule
@@ -47,7 +55,7 @@ from facelit.data.datamodule import NO_TRAINING_SET
 from facelit.data.workers import explain_lost_worker
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
-from facelit.lightning import CommandLineWins, ignore_hpc_checkpoints, is_first_process
+from facelit.lightning import CommandLineWins, is_first_process, start_anew_unless_told
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark, faster_precision
 from facelit.training.distillation import without_teacher
 from facelit.training.recognizer import FaceRecognizer
@@ -125,7 +133,10 @@ class FacelitCLI(CommandLineWins, LightningCLI):
             adopt_init_backbone(config.model)
         FacelitCLI.goes_on = config.ckpt_path == AUTO
         use_run(config, str(self.subcommand))
-        CheckpointFiles.logs = _runs(config) / (config.run_name or "")
+        own_folder = not config.checkpoint.dirpath and first_logger(config) is not False
+        if self.subcommand == "fit" and config.ckpt_path is None and not own_folder and not config.trainer.fast_dev_run:
+            keep_other_run(checkpoint_folders(config))
+        CheckpointFiles.logs = folder_of_runs(config) / (config.run_name or "")
         if self.subcommand != "fit":
             config.data.train = None
             if config.ckpt_path is None:
@@ -155,7 +166,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         """Builds everything, then makes sure that the checkpoint fits before anything starts."""
         try:
             super().instantiate_classes()
-            ignore_hpc_checkpoints(self.trainer)
+            start_anew_unless_told(self.trainer)
         except ValueError as error:
             raise FacelitError(str(_root_cause(error))) from error
         if self.checkpoint is not None:
@@ -190,19 +201,20 @@ class FacelitCLI(CommandLineWins, LightningCLI):
 
     def _use_checkpoint(self, config: Namespace) -> None:
         if config.ckpt_path in ("last", "best"):
-            folders = _checkpoint_folders(config)
+            folders = checkpoint_folders(config)
             newest_run_only(config.ckpt_path, folders)
             config.ckpt_path = str(find_checkpoint(config.ckpt_path, folders))
             rank_zero_info(f"Using {config.ckpt_path}")
         if FacelitCLI.goes_on:
             config.ckpt_path, self.checkpoint = newest_complete(config.ckpt_path)
+            refuse_other_run(config, self.checkpoint)
         else:
             self.checkpoint = read_checkpoint(config.ckpt_path)
         if self.subcommand == "fit":
             LastCheckpoint.newest = Path(config.ckpt_path)
             refuse_other_model(config.model, self.checkpoint, config.ckpt_path)
             if config.run_name is None:
-                _continue_in_same_folder(config)
+                continue_in_same_folder(config)
         else:
             adopt_model(config.model, self.checkpoint)
 
@@ -358,50 +370,3 @@ def _strategy(option: Any) -> Any:
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise FacelitError(f"trainer.strategy: {option} is not a Lightning strategy.")
     return Namespace(class_path=option, init_args=Namespace())  # type: ignore[no-untyped-call]  # jsonargparse's own
-
-
-def _logger(config: Namespace) -> Any:
-    """The configured logger; the first of several, whose folder is the run's."""
-    logger = config.trainer.logger
-    if isinstance(logger, list):
-        return logger[0] if logger else None
-    return logger
-
-
-def _runs(config: Namespace) -> Path:
-    """Where the configured logger has a folder for each run."""
-    logger = _logger(config)
-    settings = getattr(logger, "init_args", None)
-    if str(getattr(logger, "class_path", "")).endswith(("TensorBoardLogger", "CSVLogger")):
-        return runs_folder(logger.init_args)
-    save_dir = getattr(settings, "save_dir", None) or config.trainer.default_root_dir or "."
-    return Path(save_dir, getattr(settings, "name", None) or "lightning_logs")
-
-
-def _run_folders(config: Namespace) -> Sequence[Path]:
-    """Folders of the runs that the configured logger has written so far."""
-    if _logger(config) is False:
-        return [Path(config.trainer.default_root_dir or ".")]
-    runs = _runs(config)
-    return [runs / config.run_name] if config.run_name else sorted(runs.glob("*/"))
-
-
-def _checkpoint_folders(config: Namespace) -> Sequence[Path]:
-    """Where `last.ckpt` may lie: the folder that was named, or those of the runs."""
-    if config.checkpoint.dirpath:
-        return [Path(config.checkpoint.dirpath)]
-    return [folder / "checkpoints" for folder in _run_folders(config)]
-
-
-def _continue_in_same_folder(config: Namespace) -> None:
-    """A resumed run goes on writing where it wrote before, if that is where its checkpoint lies.
-
-    Only with TensorBoard, whose logger adds to what it finds: the CSV logger deletes it.
-    """
-    logger = _logger(config)
-    class_path = getattr(logger, "class_path", "")
-    settings = getattr(logger, "init_args", None) if class_path.endswith("TensorBoardLogger") else None
-    folder = Path(config.ckpt_path).resolve().parent.parent
-    if settings is not None and any(folder == known.resolve() for known in _run_folders(config)):
-        number = folder.name.removeprefix("version_")
-        settings.version = int(number) if number.isdigit() else folder.name

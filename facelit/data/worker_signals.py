@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 
+from facelit.storage.system import ASKING_TO_STOP
+
 
 def leave_signals_to_main(worker: int) -> None:
     """Keeps a loader's worker alive when a signal goes to the whole group of processes; a `worker_init_fn`.
@@ -16,9 +18,8 @@ def leave_signals_to_main(worker: int) -> None:
     Args:
         worker: The worker's number.
     """
-    for name in ("SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}:
+        signal.signal(signum, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         threading.Thread(target=_obey_parent, args=(os.getppid(),), daemon=True, name="sigterm").start()

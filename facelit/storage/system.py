@@ -1,4 +1,4 @@
-"""What Linux and macOS have, and Windows has not: locks, positioned reads, limits of a process.
+"""What Linux and macOS have, and Windows has not: locks, positioned reads, signals, limits of a process.
 
 Without them everything works, a little slower or less guarded: this is the one place that knows.
 """
@@ -6,6 +6,7 @@ Without them everything works, a little slower or less guarded: this is the one 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from contextlib import suppress
 from typing import IO, Any
@@ -21,6 +22,13 @@ except ImportError:
 
 BINARY: int = getattr(os, "O_BINARY", 0)
 """For `os.open`: line ends stay as they are."""
+
+ASKING_TO_STOP: tuple[int, ...] = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+    if hasattr(signal, name)
+)
+"""Signals by which users, terminals that are closed, and schedulers (before they kill) ask a process to end, as far as the system has them."""
 
 _seeking = threading.Lock()
 

@@ -145,6 +145,17 @@ def test_a_signal(
     same(tmp_path, uninterrupted)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGXCPU"), reason="not on this system")
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU], ids=str)
+def test_a_closed_terminal_and_what_schedulers_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+) -> None:
+    config = make_run(tmp_path, data__verification=None)
+    send(monkeypatch, FaceRecognizer, "training_step", 1, signum)
+    assert fit(config) == 128 + signum
+    assert newest(tmp_path)["global_step"] == 2
+
+
 def test_max_time_is_a_budget_of_each_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_run(tmp_path, data__verification=None)
     for step, resume in ((1, []), (2, ["--ckpt_path", "last"])):

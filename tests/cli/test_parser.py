@@ -1,5 +1,6 @@
 """The front of the command line: help without torch, tools, and slips in either."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,25 @@ def test_pack_and_verify_by_the_command_line(tmp_path: Path, capsys: pytest.Capt
         main(["pack", str(crops), str(tmp_path / "other"), "--jobs", "1"])
     assert left.value.code == 2
     assert "person_00_0001.png" in capsys.readouterr().err
+
+
+def test_names_that_the_console_cannot_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, or under PYTHONIOENCODING=ascii: the findings, not a traceback; and bytes that are no UTF-8."""
+    write_crops(tmp_path / "crops", num_identities=2, images_each=2)
+    for name in ("李小龙", "Bad\udce9"):
+        (tmp_path / "crops" / name).mkdir()
+        (tmp_path / "crops" / name / "0.png").write_bytes(b"no image")
+    monkeypatch.chdir(tmp_path)  # where the report goes
+    for encoding, shown in (("cp1252", b"\\u674e\\u5c0f"), ("utf-8", "李小龙".encode())):
+        output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", output)
+        with pytest.raises(SystemExit) as end:
+            main(["check", "crops", "--jobs", "1"])
+        assert end.value.code == 1
+        output.flush()
+        printed = output.buffer.getvalue()
+        assert shown in printed
+        assert b"Full report" in printed
 
 
 def test_ctrl_c_while_torch_is_being_imported(

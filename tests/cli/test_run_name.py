@@ -185,3 +185,29 @@ def test_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert calls.read_text() == "requeue 77\n"
     assert "SLURM job 77: requeued." in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob("**/hpc_ckpt*")] == ["hpc_ckpt_1.ckpt"]
+
+
+def test_runs_that_keep_their_checkpoints_in_one_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`auto` goes on with its own run only, and a new run does not replace what another would go on from."""
+    kept = tmp_path / "kept"
+    config = make_run(tmp_path, data__verification=None, checkpoint__dirpath=str(kept), trainer__max_steps=1)
+    main(["fit", "--config", str(config), "--run_name", "one", "--ckpt_path", "auto"])
+    content = (kept / "last.ckpt").read_bytes()
+    error = refused(capsys, "--config", str(config), "--run_name", "two", "--ckpt_path", "auto")
+    assert "is of the run one, not of two" in error
+    assert "a new run would replace it" in refused(capsys, "--config", str(config), "--run_name", "two")
+    assert (kept / "last.ckpt").read_bytes() == content
+
+
+def test_what_another_run_left_after_an_exception(tmp_path: Path) -> None:
+    """Lightning's own callback would have a new run go on from it."""
+    left = tmp_path / "left" / "on_exception.ckpt"
+    left.parent.mkdir()
+    left.write_bytes(b"whose is this?")
+    callback = {
+        "class_path": "pytorch_lightning.callbacks.OnExceptionCheckpoint",
+        "init_args": {"dirpath": str(left.parent)},
+    }
+    config = make_run(tmp_path, data__verification=None, trainer__max_steps=1, trainer__callbacks=[callback])
+    main(["fit", "--config", str(config)])
+    assert torch.load(next(tmp_path.glob("**/last.ckpt")), weights_only=True)["global_step"] == 1

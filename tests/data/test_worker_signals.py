@@ -25,7 +25,7 @@ def test_a_signal_to_the_group_leaves_workers_alone() -> None:
     loader = DataLoader(Pids(), batch_size=1, num_workers=1, worker_init_fn=leave_signals_to_main, prefetch_factor=1)
     batches = iter(loader)
     worker = int(next(batches))
-    for name in ("TERM", "INT", "USR1"):
+    for name in ("TERM", "INT", "HUP", "USR1", "USR2", "XCPU"):
         subprocess.run(["kill", f"-{name}", str(worker)], check=True)
     time.sleep(0.3)
     for _ in range(10):

@@ -36,6 +36,34 @@ with open(sys.argv[1], "rb") as file:
     assert done.returncode == 0, done.stderr
 
 
+def test_training_is_imported_without_unixs_signals_and_calls(tmp_path: Path) -> None:
+    """Also what stops a run, waits for its processes, counts cores and looks for shared memory."""
+    code = """
+import os, signal, sys
+sys.modules.update(fcntl=None, resource=None, pwd=None, grp=None, termios=None)
+for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGKILL", "sigwaitinfo", "pthread_sigmask"):
+    delattr(signal, name)
+for name in ("pread", "sched_getaffinity", "statvfs", "getuid", "geteuid", "fork", "mkfifo", "killpg", "setsid", "sysconf"):
+    delattr(os, name)
+for name in [name for name in sys.modules if name.startswith("facelit")]:
+    del sys.modules[name]
+import facelit.cli.training, facelit.tools.align
+from facelit.callbacks import StopSignals
+from facelit.data.worker_signals import leave_signals_to_main
+from facelit.data.workers import Load, check_shared_memory
+from facelit.storage.processes import default_jobs
+from facelit.storage.system import ASKING_TO_STOP
+assert ASKING_TO_STOP == (signal.SIGINT, signal.SIGTERM)
+assert StopSignals(command_line=True)._signals == [signal.SIGINT, signal.SIGTERM]
+leave_signals_to_main(0)
+check_shared_memory([Load("data.batch_size", 10**6, 9)], 4, 1)
+assert default_jobs() == os.cpu_count()
+"""
+    (tmp_path / "script.py").write_text(code)
+    done = run(tmp_path / "script.py", env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+
+
 def test_locks_keep_others_out(tmp_path: Path) -> None:
     with open(tmp_path / "lock", "wb") as one, open(tmp_path / "lock", "ab") as other:
         assert system.lock(one, wait=False)
