@@ -1,21 +1,23 @@
 """What several test files share: where LFW is, if it is at hand; and one thread, so that figures repeat exactly."""
 
 import logging
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-# Before any test file imports something else: typing keeps one object for `int | float` and `float | int`, and where another package
-# has just made the second when Lightning is imported, `--trainer.limit_val_batches 1` comes to mean all batches.
-import pytorch_lightning  # noqa: F401
-import torch
+# With `-n` this process starts the workers and runs no test: they begin seconds earlier if it imports nothing for them.
+if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith(("-n", "--numprocesses")) for word in sys.argv):
+    # Before any test file imports something else: typing keeps one object for `int | float` and `float | int`, and where another
+    # package has just made the second when Lightning is imported, `--trainer.limit_val_batches 1` comes to mean all batches.
+    import pytorch_lightning  # noqa: F401
+    import torch
 
-from facelit.callbacks import verification
-
-torch.set_num_threads(1)
-# Lightning's messages reach `caplog` whether or not logging was set up before Lightning was imported.
-logging.getLogger("pytorch_lightning").propagate = True
+    torch.set_num_threads(1)
+    # Lightning's messages reach `caplog` whether or not logging was set up before Lightning was imported.
+    logging.getLogger("pytorch_lightning").propagate = True
 
 
 class _Blank:
@@ -35,7 +37,7 @@ class _Blank:
 def _blank_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validations in this process write blank pictures, but where a test is marked `pictures`."""
     if request.node.get_closest_marker("pictures") is None:
-        monkeypatch.setattr(verification, "FigureCanvasAgg", _Blank)
+        monkeypatch.setattr("facelit.callbacks.verification.FigureCanvasAgg", _Blank)
 
 
 @pytest.fixture(scope="session")
