@@ -7,7 +7,8 @@ that are drawn from the seed. A run that has come to its end is compared with on
 validations, best checkpoint, thresholds, files; then the next run begins. `DIR/journal.jsonl` has a line for each start and each
 end; a soak that is itself stopped goes on where it was. It needs Linux, and root for the full disk (a small tmpfs); without root
 the first process is forbidden to write instead. Two processes take some 15 CPU seconds to start: 200 faults take an hour or more.
-`--preload 3` starts three of four runs by forking from a process that has imported everything: four times as quick, all else is the same.
+`--preload 3` starts three of four runs by forking from a server that has imported everything (support/warm_processes.py): four times as
+quick, all else is the same.
 Not a part of the test suite.
 """
 
@@ -37,27 +38,15 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS / "support")]
 
 import torch  # noqa: E402
 
-from forked_run import Forked, fork_run, living  # noqa: E402
 from same_end import differences, doubled  # noqa: E402
 from tiny_run import ROOT, tiny_config, write_config, write_crops, write_pairs  # noqa: E402
+from warm_processes import WarmProcess, living  # noqa: E402
 
 EPOCHS, STEPS_PER_EPOCH, BATCH = 8, 20, 4  # the batch of each of two processes
 STEPS_BETWEEN_SAVES = 5
 SECONDS_TO_END = 15.0
 """In which all processes of a run must be gone after whatever ended it."""
 SECONDS_OF_PATIENCE = 240.0
-
-NETWORK = '''"""A network of a few thousand weights, with all that a resumed run must restore: dropout, running means."""
-
-from torch import nn
-
-
-class TinyNet(nn.Sequential):
-    def __init__(self, embedding_dim: int = 16) -> None:
-        super().__init__(
-            nn.AvgPool2d(14), nn.Flatten(), nn.Linear(192, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3), nn.Linear(24, 16)
-        )
-'''
 
 
 @dataclass(frozen=True)
@@ -111,23 +100,25 @@ class Start:
     def __init__(self, arguments: Sequence[str], folder: Path, log: Path, preloaded: bool) -> None:
         reader, writer = os.pipe()
         self.began = time.monotonic()
-        self.launcher: Forked | subprocess.Popen[bytes]
-        if preloaded:
-            self.launcher = fork_run(arguments, folder, writer, _die_with_parent)
-        else:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-            environment.pop("PYTHONDONTWRITEBYTECODE", None)
-            self.launcher = subprocess.Popen(
-                [sys.executable, str(ROOT / "main.py"), *arguments],
-                cwd=folder,
-                env=environment,
-                stdout=writer,
-                stderr=writer,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
-        os.close(writer)
-        self._log = log
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {"PYTHONPATH": str(TESTS / "support")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        command = [str(ROOT / "main.py"), *arguments]
+        self.launcher: WarmProcess | subprocess.Popen[bytes]
+        with os.fdopen(writer, "wb") as output:
+            if preloaded:
+                self.launcher = WarmProcess(*command, cwd=folder, env=environment, stdout=output, stderr=output)
+            else:
+                self.launcher = subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=folder,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,
+                )
+        self._folder, self._log = folder, log
         self._reader = threading.Thread(target=self._copy, args=(reader,), daemon=True)
         self._reader.start()
 
@@ -140,16 +131,16 @@ class Start:
 
     def processes(self) -> dict[int, int]:
         """Those that live, by rank. (Loader workers are not used.)"""
-        session = living(self.launcher.pid)
-        others = [pid for pid in session if pid != self.launcher.pid]
+        alive = living(self._folder)
+        others = [pid for pid in alive if pid != self.launcher.pid]
         return {
-            **({0: self.launcher.pid} if self.launcher.pid in session else {}),
+            **({0: self.launcher.pid} if self.launcher.pid in alive else {}),
             **({1: min(others)} if others else {}),
         }
 
     def kill(self) -> None:
         """All of them."""
-        for pid in living(self.launcher.pid):
+        for pid in living(self._folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.launcher.wait()
@@ -278,7 +269,7 @@ class Soak:
             time.sleep(0.05)
         hung = "the launcher hangs" if start.launcher.poll() is None else ""
         end = time.monotonic() + SECONDS_TO_END
-        while not hung and (left := living(start.launcher.pid)) and time.monotonic() < end:
+        while not hung and (left := living(self.out)) and time.monotonic() < end:
             time.sleep(0.05)
         if not hung and left:
             hung = f"{len(left)} processes live on {SECONDS_TO_END:.0f} s after the launcher's end"
@@ -354,7 +345,6 @@ class Soak:
             write_crops(crops, people, 2 * BATCH)
             next(crops.glob("*_07/*_0007.png")).write_bytes(b"no image")  # found out, and listed, once
             write_pairs(self.out / "pairs.txt")
-            (self.out / "soak_net.py").write_text(NETWORK)
         folder = {"save_dir": str(self.disk / "runs"), "name": "soak"}
         loggers = [
             {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": folder},
@@ -364,7 +354,6 @@ class Soak:
             },
         ]
         changes: dict[str, Any] = {
-            "model__backbone": {"class_path": "soak_net.TinyNet", "init_args": {"embedding_dim": 16}},
             "data__batch_size": BATCH,
             "data__on_bad_image": "skip",
             "trainer__max_epochs": EPOCHS,

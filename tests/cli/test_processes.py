@@ -11,14 +11,14 @@ import pytest
 import torch
 import torch.distributed.run as torchrun
 
-import warm_processes
 from facelit.callbacks import RunStopped
 from facelit.cli import front
 from facelit.cli.errors import explain_memory
 from facelit.cli.processes import Processes, _lost_peer, _obituary
 from facelit.cli.way_on import way_on
-from forked_run import fork_run, living
-from tiny_run import ROOT, facelit, make_run
+from tiny_run import ROOT, make_run
+from warm_processes import WarmProcess, living
+from warm_processes import run as run_script
 
 # Found in the folder where the program is started, as a user's own classes are.
 TROUBLE = """
@@ -64,28 +64,27 @@ def arguments(folder: Path, what: str, rank: int = 1) -> list[str]:
     return ["fit", "--config", str(config), *TWO, *callback, "--trainer.callbacks.rank", str(rank)]
 
 
-def forked(folder: Path, *options: str) -> tuple[int, list[str]]:
+def started(folder: Path, *options: str) -> tuple[int, list[str]]:
     """Exit status of process 0, and what was printed, once no process of the run is left."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (folder / "said").open("w") as said:
-        run = fork_run(options, folder, said.fileno())
+        run = WarmProcess(ROOT / "main.py", *options, cwd=folder, env=environment, stdout=said, stderr=said)
         status = run.wait(240)
         deadline = time.monotonic() + 60
-        while left := living(run.pid):
+        while left := living(folder):
             assert time.monotonic() < deadline, left
             time.sleep(0.05)
     return status, (folder / "said").read_text().strip().splitlines()
 
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
-    """Without forking."""
-    ended = facelit(*arguments(tmp_path, "SIGKILL"), cwd=tmp_path)
-    assert ended.returncode == 2
-    last_line = ended.stderr.strip().splitlines()[-1]
+    status, lines = started(tmp_path, *arguments(tmp_path, "SIGKILL"))
+    assert status == 2
     assert (
-        "error: process 1 was killed by SIGKILL (often because the machine ran out of memory). To go on: " in last_line
+        "error: process 1 was killed by SIGKILL (often because the machine ran out of memory). To go on: " in lines[-1]
     )
-    assert last_line.endswith("--ckpt_path runs/tiny/version_0/checkpoints/last.ckpt")
-    assert "Traceback" not in ended.stderr
+    assert lines[-1].endswith("--ckpt_path runs/tiny/version_0/checkpoints/last.ckpt")
+    assert "Traceback (most recent call last):" not in lines
 
 
 MEMORY = "Lower data.batch_size (or what the sampler makes of it), data.eval_batch_size or data.num_workers. To go on: "
@@ -101,7 +100,7 @@ MEMORY = "Lower data.batch_size (or what the sampler makes of it), data.eval_bat
     ],
 )
 def test_a_process_that_stops_alone(tmp_path: Path, what: str, rank: int, said: str) -> None:
-    status, lines = forked(tmp_path, *arguments(tmp_path, what, rank))
+    status, lines = started(tmp_path, *arguments(tmp_path, what, rank))
     assert status == 2
     assert lines[-1].startswith(f"facelit: error: {said}"), lines[-1]
     assert lines[-1].endswith("--ckpt_path runs/tiny/version_0/checkpoints/last.ckpt")
@@ -114,7 +113,7 @@ def test_an_image_that_one_process_cannot_read(tmp_path: Path) -> None:
     config = make_run(tmp_path)
     broken = tmp_path / "crops" / "person_03" / "person_03_0005.png"
     broken.write_bytes(broken.read_bytes()[:100])
-    status, lines = forked(tmp_path, "fit", "--config", str(config), *TWO)
+    status, lines = started(tmp_path, "fit", "--config", str(config), *TWO)
     assert status == 2
     assert lines[-1].startswith("facelit: error: process ")
     assert f" of 2 stopped: {broken}: " in lines[-1]
@@ -123,7 +122,7 @@ def test_an_image_that_one_process_cannot_read(tmp_path: Path) -> None:
 
 def test_a_launcher_that_is_killed(tmp_path: Path) -> None:
     """What it started does not train on alone."""
-    status, lines = forked(tmp_path, *arguments(tmp_path, "SIGKILL", rank=0))
+    status, lines = started(tmp_path, *arguments(tmp_path, "SIGKILL", rank=0))
     assert status == -9
     assert "Traceback (most recent call last):" not in lines
 
@@ -168,7 +167,7 @@ end_now(143)
 def test_a_stopped_process_leaves_at_once(tmp_path: Path) -> None:
     """With all that the interpreter promises at an exit, and no more."""
     (tmp_path / "leaving.py").write_text(LEAVING)
-    ended = warm_processes.run(tmp_path / "leaving.py", cwd=tmp_path)
+    ended = run_script(tmp_path / "leaving.py", cwd=tmp_path)
     assert (ended.returncode, ended.stdout, ended.stderr) == (143, "the last line", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["at-exit", "leaving.py", "thread"]
 
@@ -192,7 +191,7 @@ def test_only_the_command_line_leaves_at_once(monkeypatch: pytest.MonkeyPatch, a
 
 
 def test_a_signal_to_one_process_in_a_validation(tmp_path: Path) -> None:
-    status, lines = forked(tmp_path, *arguments(tmp_path, "SIGTERM"))
+    status, lines = started(tmp_path, *arguments(tmp_path, "SIGTERM"))
     assert status == 143
     assert lines[-1].startswith("facelit: stopped by SIGTERM after step 3. To go on: ")
     state = torch.load(tmp_path / "runs/tiny/version_0/checkpoints/last.ckpt", weights_only=True)
@@ -203,7 +202,7 @@ def test_torchrun_goes_on_by_itself(tmp_path: Path) -> None:
     """One process fails, once: restarted, both go on in the same folder, from the last checkpoint."""
     launch = ["--standalone", "--nproc_per_node", "2", "--max-restarts", "2"]
     command = [ROOT / "main.py", *arguments(tmp_path, "error"), "--run_name", "week", "--ckpt_path", "auto"]
-    ended = warm_processes.run(torchrun.__file__, *launch, *command, cwd=tmp_path)
+    ended = run_script(torchrun.__file__, *launch, *command, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "error: process 1 of 2 stopped: this image is broken. To go on: under the same torchrun" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -16,7 +16,7 @@ from PIL import Image
 
 from facelit.backbones import VGG16
 from facelit.cli import main
-from tiny_run import make_run
+from tiny_run import TINY_VGG, make_run
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrainedRun:
 @cache
 def trained_run() -> TrainedRun:
     folder = Path(mkdtemp(prefix="facelit-trained-"))
-    config = make_run(folder)
+    config = make_run(folder, model__backbone=TINY_VGG)
     options = ["--trainer.max_epochs", "1", "--verification.save_scores", "true"]
     main(["fit", "--config", str(config), *options])
     return TrainedRun(folder)

@@ -56,6 +56,7 @@ class WarmProcess:
             "argv": [str(each) for each in argv],
             "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
+            "outlives": False,
         }
         with open(os.devnull, "r+b") as nothing:
             streams = [nothing, stdout or nothing, stderr or nothing]
@@ -85,6 +86,10 @@ class WarmProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signum)
 
+    def kill(self) -> None:
+        """As `Popen.kill`."""
+        self.send_signal(signal.SIGKILL)
+
 
 def run(*argv: object, timeout: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a script to its end, as `subprocess.run` does."""
@@ -93,10 +98,22 @@ def run(*argv: object, timeout: float = 600, **options: Any) -> subprocess.Compl
         try:
             status = process.wait(timeout)
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         for file in (stdout, stderr):
             file.seek(0)
         return subprocess.CompletedProcess(argv, status, stdout.read(), stderr.read())
+
+
+def living(folder: Path) -> list[int]:
+    """Processes that live and have `folder` as the current one, by number; without those that stand in for others."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder.resolve():
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                if command[1:2] != [_STANDS_IN] and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+    return sorted(found)
 
 
 def executable() -> str:
@@ -104,6 +121,7 @@ def executable() -> str:
     return str(Path(_address()).with_name("python"))
 
 
+_STANDS_IN = b"-IS"
 _servers: list[subprocess.Popen[bytes]] = []
 _addresses: list[str] = []
 
@@ -114,13 +132,20 @@ def _address() -> str:
         folder = mkdtemp(prefix="facelit-warm-")
         stand_in = Path(folder, "python")
         stand_in.write_text(
-            f"#!{sys.executable} -IS\n{_STAND_IN.format(python=sys.executable, support=str(Path(__file__).parent))}"
+            f"#!{sys.executable} {_STANDS_IN.decode()}\n{_STAND_IN.format(python=sys.executable, support=str(Path(__file__).parent))}"
         )
         stand_in.chmod(0o755)
         _addresses.append(f"{folder}/socket")
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, _addresses[0]]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT)
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=ROOT,
+            start_new_session=True,
+        )
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         _servers.append(server)
@@ -151,7 +176,7 @@ warm_processes.stand_in()
 def stand_in() -> None:
     """Runs in a process that a program under test has started as `sys.executable`."""
     launcher = os.getppid()
-    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}
+    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "outlives": True}
     answers = _ask(str(Path(sys.argv[0]).with_name("socket")), request, [0, 1, 2])
     pid = int(answers.readline())
 
@@ -211,7 +236,7 @@ def _bury(*_: object) -> None:
 
 
 def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The parent of the process that was asked for; it goes when whoever asked is gone, so that the process has lost its parent."""
+    """The parent of the process that was asked for; it goes when whoever asked is gone, and takes along what shall not outlive that."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     request = json.loads(connection.makefile("r").readline())
     pid = os.fork()
@@ -229,6 +254,8 @@ def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     connection.sendall(f"{pid}\n".encode())
     threading.Thread(target=wait).start()
     connection.recv(1)
+    if not request["outlives"]:
+        os.kill(pid, signal.SIGKILL)
     os._exit(0)
 
 
@@ -244,6 +271,7 @@ def _become(executable: Path, request: dict[str, Any], streams: list[int]) -> No
     sys.executable = str(executable)
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    sys.path.append(str(Path(__file__).parent))  # has tiny_net
 
 
 if __name__ == "__main__":
