@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from facelit.backbones import VGG16
 from facelit.cli import main
+from tiny_net import TinyNet
 from tiny_run import tiny_config, write_crops, write_pairs
 
 
@@ -37,7 +37,7 @@ class FinishedRun:
     def embed(self, paths: Sequence[Path], checkpoint: str = "last.ckpt", mirrored: bool = False) -> Tensor:
         """What the backbone of a checkpoint makes of image files, without facelit's data module or Lightning."""
         state = torch.load(self.checkpoints / checkpoint, weights_only=True)["state_dict"]
-        backbone = VGG16(embedding_dim=16, batch_norm=True, width=0.01)
+        backbone = TinyNet()
         backbone.load_state_dict({k.removeprefix("backbone."): v for k, v in state.items() if "backbone." in k})
         pixels = np.stack([np.array(Image.open(path).convert("RGB")) for path in paths])
         if mirrored:

@@ -42,8 +42,7 @@ def checkpoint_callback(state: dict[str, Any]) -> dict[str, Any]:
 def test_written_though_accuracy_does_not_improve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A learning rate of 0 and no batch normalisation: the first accuracy is never beaten, last.ckpt goes on."""
     steps = recorded_saves(monkeypatch)
-    backbone = {"width": 0.01, "embedding_dim": 16, "dropout": 0.0}
-    config = make_run(tmp_path, model__backbone__init_args=backbone)
+    config = make_run(tmp_path, model__backbone__init_args__plain=True)
     main(["fit", "--config", str(config), "--model.optimizer.lr", "0"])
     assert sorted(set(steps)) == [6, 12, 18]
     (best,) = tmp_path.glob("**/epoch*.ckpt")

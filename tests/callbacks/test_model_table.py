@@ -26,6 +26,6 @@ def test_parts_and_parameters(
     out = capsys.readouterr().out
     assert ("Name" in out) == shown
     if shown:
-        assert [name for name in ("VGG16", "CenterLossHead", "264") if name not in out] == []
+        assert [name for name in ("TinyNet", "CenterLossHead", "264") if name not in out] == []
         assert "FLOPs" not in out
         assert "parameters" in out

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from facelit.cli import main
-from tiny_run import tiny_config, write_config, write_crops, write_pairs
+from tiny_run import TINY_VGG, tiny_config, write_config, write_crops, write_pairs
 
 
 def report(folder: Path, caplog: pytest.LogCaptureFixture, **options: object) -> dict[str, str]:
@@ -26,7 +26,7 @@ def test_names_what_is_there_and_a_command_that_works(
     folder.mkdir()
     monkeypatch.chdir(tmp_path)
     logger = {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": {"save_dir": str(folder)}}
-    rows = report(folder, caplog, trainer__logger=logger)
+    rows = report(folder, caplog, trainer__logger=logger, model__backbone=TINY_VGG)
     assert list(rows) == ["Best checkpoint", "ROC of tiny", "Logs", "Curves", "Model card"]
     run = Path("it's here/lightning_logs/version_0")
     assert Path(rows["Best checkpoint"]).parent == run / "checkpoints"

@@ -153,7 +153,7 @@ def test_flip_average_is_the_mean_with_the_mirror_image(finished: Any, tmp_path:
 
 def test_a_broken_network_is_refused(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = torch.load(finished.checkpoints / "last.ckpt", weights_only=True)
-    checkpoint["state_dict"]["backbone.embedding.3.bias"][0] = float("nan")
+    checkpoint["state_dict"]["backbone.6.bias"][0] = float("nan")
     torch.save(checkpoint, tmp_path / "nan.ckpt")
     options = ["--trainer.logger.save_dir", str(tmp_path), "--ckpt_path", str(tmp_path / "nan.ckpt")]
     with pytest.raises(SystemExit):

@@ -221,7 +221,7 @@ WRONG_OPTIONS = [
     (["--model.head", "TripletHead", "--model.head.mining", "random"], ["RandomTripletSampler"]),
     (["--model.head", "TripletHead", "--model.head.mining", "semi"], ["mining", "semihard"]),
     (["--model.head.alpha", "-1"], ["alpha", "-1"]),
-    (["--model.backbone.width", "0"], ["width"]),
+    (["--model.backbone", "VGG16", "--model.backbone.width", "0"], ["width"]),
     (["--data.train", "SyntheticFaces", "--data.train.num_identities", "1"], ["not 1 of 20"]),
 ]
 
@@ -270,8 +270,8 @@ def test_checkpoints_that_do_not_fit(run: Path, capsys: pytest.CaptureFixture[st
     more = ["--data.train.root", str(run / "more"), "--ckpt_path", str(last(run))]
     message = fails(run, capsys, *more)
     assert "8x16 in the checkpoint and 11x16 here" in message
-    message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.backbone.width", "0.02")
-    assert "backbone.width is 0.01 in the checkpoint and 0.02 in the configuration" in message
+    message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.backbone.embedding_dim", "24")
+    assert "backbone.embedding_dim is 16 in the checkpoint and 24 in the configuration" in message
     message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.head", "SoftmaxHead")
     assert "head.class_path" in message
     message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.optimizer.lr", "0.5")

@@ -165,9 +165,9 @@ def test_the_checkpoints_network_wins(trained: Path, caplog: pytest.LogCaptureFi
     main(["validate", "--config", str(trained / "tiny.yaml"), "--ckpt_path", "last"])
     expected = metrics(trained)
     caplog.clear()
-    other = ["--model.backbone.width", "0.02", "--model.backbone.embedding_dim", "24"]
+    other = ["--model.backbone.embedding_dim", "24"]
     main(["validate", "--config", str(trained / "tiny.yaml"), "--ckpt_path", "last", *other])
-    assert "backbone.width is 0.01 in the checkpoint and 0.02 in the configuration" in caplog.text
+    assert "backbone.embedding_dim is 16 in the checkpoint and 24 in the configuration" in caplog.text
     assert metrics(trained) == expected
 
 

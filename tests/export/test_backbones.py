@@ -18,7 +18,7 @@ NARROW = [
 VGG16_WITH_NECK = {"embedding_dim": 16, "width": 0.01, "batch_norm": True, "neck": "standard"}
 
 
-@pytest.fixture(params=NARROW, ids=lambda case: case[0])
+@pytest.fixture(scope="module", params=NARROW, ids=lambda case: case[0])
 def narrow(request, make_model):
     kind, arguments = request.param
     if kind == "TimmBackbone" and importlib.util.find_spec("timm") is None:
@@ -28,7 +28,7 @@ def narrow(request, make_model):
     return model
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def unit(narrow, crops):
     """Unit embeddings by the formulas written out."""
     images = torch.from_numpy(((crops[:5].astype(np.float32) - 127.5) / 127.5).transpose(0, 3, 1, 2))

@@ -12,6 +12,7 @@ from facelit import FacelitError, __version__
 from facelit.align import TEMPLATE
 from facelit.export import Metadata, export_model, read_metadata
 from facelit.export.metadata import from_json
+from tiny_net import TinyNet
 
 
 def described(model, crops, path, **options) -> Metadata:
@@ -51,7 +52,8 @@ def test_metadata_of_every_format(make_model, crops, tmp_path, name, package) ->
     assert read_metadata(tmp_path / "renamed.bin") == said
 
 
-def test_what_is_not_inside_is_said(model, crops, tmp_path) -> None:
+def test_what_is_not_inside_is_said(make_model, crops, tmp_path) -> None:
+    model = make_model(backbone=TinyNet())
     said = described(model, crops, tmp_path / "a.pt2", normalize=False, l2=False, layout="NHWC")
     assert (said.normalize_inside, said.l2_inside, said.dtype, said.range) == (False, False, "float32", (-1.0, 1.0))
     assert said.input_shape == "(batch, 112, 112, 3)"

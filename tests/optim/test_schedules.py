@@ -204,7 +204,7 @@ def test_a_run_fills_in_its_length(tmp_path: Path, options: list[str], total: in
         model__lr_scheduler=schedule,
         model__lr_interval="step",
         model__optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": BASE}},
-        model__backbone__init_args={"width": 0.01, "embedding_dim": 4},
+        model__backbone__init_args={"embedding_dim": 4},
         trainer__max_epochs=2,
         data__verification=None,
     )
@@ -225,7 +225,7 @@ def schedule_run(folder: Path, schedule: dict[str, Any], **options: Any) -> Path
         folder,
         model__lr_scheduler=schedule,
         model__optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": BASE}},
-        model__backbone__init_args={"width": 0.01, "embedding_dim": 4},
+        model__backbone__init_args={"embedding_dim": 4},
         trainer__max_epochs=2,
         data__verification=None,
         **options,

@@ -22,7 +22,7 @@ from facelit.data import SyntheticFaces
 from facelit.export.card_facts import gather
 from facelit.export.card_text import wilson_interval
 from facelit.tools.card import card
-from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run
+from tiny_run import IMAGES_EACH, NUM_IDENTITIES, TINY_VGG, make_run
 
 HEADINGS = [
     "# Face embeddings by VGG16",
@@ -52,7 +52,7 @@ def table(text: str, heading: str) -> list[list[str]]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of two epochs; its crops lie two folders up."""
     folder = tmp_path_factory.mktemp("tiny")
-    main(["fit", "--config", str(make_run(folder, trainer__max_epochs=2))])
+    main(["fit", "--config", str(make_run(folder, model__backbone=TINY_VGG, trainer__max_epochs=2))])
     return folder / "runs" / "tiny" / "version_0"
 
 

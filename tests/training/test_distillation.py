@@ -191,7 +191,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run: Path, stored: P
 
 def test_two_processes_end_where_one_does(run: Path, stored: Path) -> None:
     tables(run)[0].unlink()  # so that both of them compute it
-    plain = ["--model.backbone.init_args.batch_norm", "false", "--model.backbone.init_args.dropout", "0"]
+    plain = ["--model.backbone.init_args.plain", "true"]
     plain += ["--model.optimizer.init_args.lr", "0.001"]
     facelit_on_two_processes(
         "fit", "--config", run / "tiny.yaml", "--run_name", "pair", "--data.batch_size", "4", *plain

@@ -167,13 +167,12 @@ def test_exact_epochs(num_images: int, batch_size: int, world_size: int, seed: i
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """47 images in global batches of 10, 10, 10, 9, 8, two to a step, through the real command line: the same weights."""
-    plain = {"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0}
     options = {"data__verification": None, "trainer__max_epochs": 1, "trainer__accumulate_grad_batches": 2}
     runs = []
     for name, batch_size, fit in (("one", 10, on_one_process), ("two", 5, facelit_on_two_processes)):
         folder = tmp_path / name
         folder.mkdir()
-        config = make_run(folder, model__backbone__init_args=plain, data__batch_size=batch_size, **options)
+        config = make_run(folder, model__backbone__init_args__plain=True, data__batch_size=batch_size, **options)
         (folder / "crops" / "person_00" / "person_00_0001.png").unlink()
         fit("fit", "--config", str(config))
         (metrics,), (checkpoint,) = folder.glob("**/metrics.csv"), folder.glob("**/last.ckpt")

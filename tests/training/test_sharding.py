@@ -257,7 +257,7 @@ def test_the_command_line_shares_out_and_joins_again(tmp_path: Path) -> None:
             config = (make_run if number == 0 else make_config)(
                 folder,
                 model__head=HEAD,
-                model__backbone__init_args={"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0},
+                model__backbone__init_args__plain=True,
                 data__batch_size=16 // processes,
                 trainer__max_epochs=2 if number == len(stages) - 1 else 1,
                 trainer__gradient_clip_val=1.0,

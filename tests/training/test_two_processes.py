@@ -13,7 +13,7 @@ from trained_run import trained_run
 from two_processes import facelit_on_two_processes
 
 PLAIN = {  # batch statistics and dropout are each process's own: without them the two runs are one computation
-    "model__backbone__init_args": {"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0},
+    "model__backbone__init_args__plain": True,
     "model__optimizer__init_args__lr": 0.01,
 }
 BALANCED = "facelit.data.IdentityBalancedSampler"

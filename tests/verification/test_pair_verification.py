@@ -5,8 +5,6 @@ from __future__ import annotations
 import doctest
 import math
 import pickle
-import subprocess
-import sys
 from functools import cache
 from itertools import combinations
 from typing import Any
@@ -302,19 +300,3 @@ def test_the_docstrings_example_runs() -> None:
     found = doctest.testmod(pair_verification)
     assert found.attempted >= 5
     assert found.failed == 0
-
-
-def test_what_is_not_imported() -> None:
-    """torchmetrics takes longer than torch; pyplot, which torchmetrics imports, keeps every figure alive: a long run would leak."""
-    code = """
-import sys
-import numpy as np
-import facelit.inference.model, facelit.inference.figures
-import facelit.verification as v
-from facelit.verification.figures import roc_figure
-roc_figure({"a": v.evaluate_pairs(np.arange(20.0), np.arange(20) % 2 == 0, 2)})
-assert not {"torchmetrics", "matplotlib.pyplot", "pytorch_lightning"} & {*sys.modules}
-v.PairVerification
-assert "torchmetrics" in sys.modules and "pytorch_lightning" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
