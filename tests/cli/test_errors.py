@@ -270,8 +270,8 @@ def test_checkpoints_that_do_not_fit(run: Path, capsys: pytest.CaptureFixture[st
     more = ["--data.train.root", str(run / "more"), "--ckpt_path", str(last(run))]
     message = fails(run, capsys, *more)
     assert "8x16 in the checkpoint and 11x16 here" in message
-    message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.backbone.embedding_dim", "24")
-    assert "backbone.embedding_dim is 16 in the checkpoint and 24 in the configuration" in message
+    message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.backbone.plain", "true")
+    assert "backbone.plain is False in the checkpoint and True in the configuration" in message
     message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.head", "SoftmaxHead")
     assert "head.class_path" in message
     message = fails(run, capsys, "--ckpt_path", str(last(run)), "--model.optimizer.lr", "0.5")

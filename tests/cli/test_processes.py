@@ -73,7 +73,7 @@ def started(folder: Path, *options: str) -> tuple[int, list[str]]:
         deadline = time.monotonic() + 60
         while left := living(folder):
             assert time.monotonic() < deadline, left
-            time.sleep(0.05)
+            time.sleep(0.2)
     return status, (folder / "said").read_text().strip().splitlines()
 
 

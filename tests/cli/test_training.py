@@ -165,9 +165,9 @@ def test_the_checkpoints_network_wins(trained: Path, caplog: pytest.LogCaptureFi
     main(["validate", "--config", str(trained / "tiny.yaml"), "--ckpt_path", "last"])
     expected = metrics(trained)
     caplog.clear()
-    other = ["--model.backbone.embedding_dim", "24"]
+    other = ["--model.backbone.plain", "true", "--model.backbone.embedding_dim", "24"]
     main(["validate", "--config", str(trained / "tiny.yaml"), "--ckpt_path", "last", *other])
-    assert "backbone.embedding_dim is 16 in the checkpoint and 24 in the configuration" in caplog.text
+    assert "backbone.plain is False in the checkpoint and True in the configuration" in caplog.text
     assert metrics(trained) == expected
 
 

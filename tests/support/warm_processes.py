@@ -56,11 +56,11 @@ class WarmProcess:
             "argv": [str(each) for each in argv],
             "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
-            "outlives": False,
         }
         with open(os.devnull, "r+b") as nothing:
             streams = [nothing, stdout or nothing, stderr or nothing]
-            self._answers = _ask(_address(), request, [stream.fileno() for stream in streams])
+            self._connection = _ask(_address(), request, [stream.fileno() for stream in streams])
+        self._answers = self._connection.makefile("r")
         self.pid = int(self._answers.readline())
         self.returncode: int | None = None
         self._waits = threading.Thread(target=self._wait, daemon=True)
@@ -106,13 +106,13 @@ def run(*argv: object, timeout: float = 600, **options: Any) -> subprocess.Compl
 
 def living(folder: Path) -> list[int]:
     """Processes that live and have `folder` as the current one, by number; without those that stand in for others."""
-    found = []
-    for entry in Path("/proc").iterdir():
+    found, place = [], os.path.realpath(folder)
+    for name in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
-            if entry.name.isdigit() and (entry / "cwd").readlink() == folder.resolve():
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-                if command[1:2] != [_STANDS_IN] and int(entry.name) != os.getpid():
-                    found.append(int(entry.name))
+            if os.readlink(f"/proc/{name}/cwd") == place and int(name) != os.getpid():
+                command = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
+                if command[1:2] != [_STANDS_IN]:
+                    found.append(int(name))
     return sorted(found)
 
 
@@ -160,7 +160,8 @@ def _end_server() -> None:
         server.wait()
 
 
-# Ends as what it stands for has ended. When whoever started it is gone it goes, too, and the server's child with it: see `_keep`.
+# Ends the way the process ended that it stands for, and takes it along when killed. If whoever started it is gone it goes, and leaves that
+# process without a parent: see `_keep`.
 _STAND_IN = """
 import os, sys
 if sys.argv[1] == "-u":
@@ -176,8 +177,9 @@ warm_processes.stand_in()
 def stand_in() -> None:
     """Runs in a process that a program under test has started as `sys.executable`."""
     launcher = os.getppid()
-    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "outlives": True}
-    answers = _ask(str(Path(sys.argv[0]).with_name("socket")), request, [0, 1, 2])
+    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}
+    connection = _ask(str(Path(sys.argv[0]).with_name("socket")), request, [0, 1, 2])
+    answers = connection.makefile("r")
     pid = int(answers.readline())
 
     def hand_on(signum: int, frame: object) -> None:
@@ -188,6 +190,7 @@ def stand_in() -> None:
         signal.signal(signum, hand_on)
     while not select.select([answers], [], [], 0.2)[0]:
         if os.getppid() != launcher:
+            connection.sendall(b"!")
             sys.exit(1)
     status = int(answers.readline())
     if status < 0:
@@ -196,13 +199,16 @@ def stand_in() -> None:
     os._exit(status)
 
 
-def _ask(address: str, request: dict[str, Any], streams: list[int]) -> Any:
-    """Sends a request, with the files that become the process's streams; its id and its status can be read from the result."""
+def _ask(address: str, request: dict[str, Any], streams: list[int]) -> socket.socket:
+    """Sends a request, with the files that become the process's streams; its id and its status can be read from the result.
+
+    The process is killed when the result is closed, as by the end of whoever asked, unless a byte was sent before.
+    """
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(address)
     socket.send_fds(connection, [b"!"], streams)
     connection.sendall(json.dumps(request).encode() + b"\n")
-    return connection.makefile("r")
+    return connection
 
 
 def _serve(address: str) -> tuple[dict[str, Any], list[int]]:
@@ -236,7 +242,7 @@ def _bury(*_: object) -> None:
 
 
 def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The parent of the process that was asked for; it goes when whoever asked is gone, and takes along what shall not outlive that."""
+    """The parent of the process that was asked for. It goes when whoever asked is gone, and kills the process or leaves it an orphan."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     request = json.loads(connection.makefile("r").readline())
     pid = os.fork()
@@ -253,8 +259,7 @@ def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         os.close(stream)
     connection.sendall(f"{pid}\n".encode())
     threading.Thread(target=wait).start()
-    connection.recv(1)
-    if not request["outlives"]:
+    if not connection.recv(1):
         os.kill(pid, signal.SIGKILL)
     os._exit(0)
 
