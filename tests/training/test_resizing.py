@@ -16,7 +16,7 @@ from facelit.backbones import VGG16, AdaFaceIR, IResNet, MobileFaceNet
 from facelit.cli import main
 from facelit.heads import SoftmaxHead
 from facelit.training.resizing import ProgressiveResizing, Resizer
-from tiny_run import make_run
+from tiny_run import TINY_VGG, make_run
 
 SIZES = ["--model.resizing.sizes", "[32, 48]", "--model.resizing.share", "0.6"]
 
@@ -25,7 +25,7 @@ SIZES = ["--model.resizing.sizes", "[32, 48]", "--model.resizing.share", "0.6"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of six steps."""
     folder = tmp_path_factory.mktemp("resizing")
-    make_run(folder, data__verification={}, trainer__max_epochs=2)
+    make_run(folder, model__backbone=TINY_VGG, data__verification={}, trainer__max_epochs=2)
     return folder
 
 
