@@ -21,8 +21,9 @@ from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run, write_crops
 
 BATCH, EPOCHS = 8, 2
 BATCHES_PER_EPOCH = NUM_IDENTITIES * IMAGES_EACH // BATCH
+PLAIN_VGG = {"width": 0.01, "embedding_dim": 16, "batch_norm": False, "dropout": 0.0}
 DETERMINISTIC = {  # nothing in the network that depends on how a batch is cut up
-    "model__backbone__init_args__plain": True,
+    "model__backbone": {"class_path": "facelit.backbones.VGG16", "init_args": PLAIN_VGG},
     "trainer__max_epochs": EPOCHS,
     "data__verification": None,
 }
