@@ -167,7 +167,7 @@ end_now(143)
 def test_a_stopped_process_leaves_at_once(tmp_path: Path) -> None:
     """With all that the interpreter promises at an exit, and no more."""
     (tmp_path / "leaving.py").write_text(LEAVING)
-    ended = run_script(tmp_path / "leaving.py", cwd=tmp_path)
+    ended = run_script(tmp_path / "leaving.py", cwd=tmp_path, taken_down=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (143, "the last line", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["at-exit", "leaving.py", "thread"]
 

@@ -1,7 +1,7 @@
 """Processes of their own that need not import torch and Lightning, which takes longer than all the rest of a tiny run.
 
 A server imports them once a test session, and forks. What it forks runs a script as Python does: with an id, arguments, environment,
-folder, output and signals of its own, to the end of the interpreter and its exit status. Only what is imported, and when, cannot be
+folder, output, signals and exit status of its own. Only what is imported, and when, cannot be
 tested so.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile, mkdtemp
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
@@ -42,6 +42,8 @@ class WarmProcess:
         env: All of its environment; this process's by default.
         stdout: An open file; nowhere by default.
         stderr: Likewise.
+        taken_down: Whether the interpreter is, at the end, which takes CPU seconds with all that is imported. Otherwise the process
+            only waits for threads, calls what is registered with `atexit`, and writes out what was printed.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class WarmProcess:
         env: Mapping[str, str] | None = None,
         stdout: IO[Any] | None = None,
         stderr: IO[Any] | None = None,
+        taken_down: bool = False,
     ) -> None:
         request = {
             "argv": [str(each) for each in argv],
             "cwd": str(cwd or Path.cwd()),
             "env": dict(os.environ if env is None else env),
+            "taken_down": taken_down,
         }
         with open(os.devnull, "r+b") as nothing:
             streams = [nothing, stdout or nothing, stderr or nothing]
@@ -177,7 +181,7 @@ warm_processes.stand_in()
 def stand_in() -> None:
     """Runs in a process that a program under test has started as `sys.executable`."""
     launcher = os.getppid()
-    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}
+    request = {"argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ), "taken_down": False}
     connection = _ask(str(Path(sys.argv[0]).with_name("socket")), request, [0, 1, 2])
     answers = connection.makefile("r")
     pid = int(answers.readline())
@@ -264,8 +268,8 @@ def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     os._exit(0)
 
 
-def _become(executable: Path, request: dict[str, Any], streams: list[int]) -> None:
-    """Gives a forked process all that a new one would have."""
+def _become(executable: Path, request: dict[str, Any], streams: list[int]) -> bool:
+    """Gives a forked process all that a new one would have; returns whether its interpreter is taken down."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -277,8 +281,25 @@ def _become(executable: Path, request: dict[str, Any], streams: list[int]) -> No
     sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
     sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     sys.path.append(str(Path(__file__).parent))  # has tiny_net
+    return bool(request["taken_down"])
+
+
+def _leave(status: int) -> NoReturn:
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    _become(Path(sys.argv[1]).with_name("python"), *_serve(sys.argv[1]))
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    taken_down = _become(Path(sys.argv[1]).with_name("python"), *_serve(sys.argv[1]))
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if taken_down or not isinstance(end.code, int | None):
+            raise
+        _leave(end.code or 0)
+    if not taken_down:
+        _leave(0)
