@@ -26,6 +26,7 @@ from facelit.training.distillation import DistillationTerm
 from facelit.training.teacher import Teacher, open_teacher
 from facelit.training.teacher_table import teacher_table
 from tiny_onnx import write_onnx
+from tiny_net import TinyNet
 from tiny_run import make_run
 from two_processes import facelit_on_two_processes
 
@@ -217,7 +218,7 @@ def test_a_checkpoint_holds_the_map_but_not_the_teacher_which_only_fit_opens(
         pairs = {"tiny": {"class_path": "facelit.data.PairsFolder", "init_args": {}}}
         pairs["tiny"]["init_args"] = {"root": str(run / "crops"), "pairs": str(run / "pairs.txt")}  # type: ignore[dict-item]
         main(["validate", "--config", str(run / "tiny.yaml"), "--ckpt_path", path, "--data.verification", str(pairs)])
-        assert load(path).embedding_dim == WIDTH
+        assert load(path, backbone=TinyNet(WIDTH)).embedding_dim == WIDTH
         with pytest.raises(SystemExit):
             fit(run, "gone")
     finally:
