@@ -25,8 +25,8 @@ from facelit.storage.images import read_crop
 from facelit.training.distillation import DistillationTerm
 from facelit.training.teacher import Teacher, open_teacher
 from facelit.training.teacher_table import teacher_table
-from tiny_onnx import write_onnx
 from tiny_net import TinyNet
+from tiny_onnx import write_onnx
 from tiny_run import make_run
 from two_processes import facelit_on_two_processes
 
