@@ -15,7 +15,7 @@ from PIL import Image
 
 from facelit.align import journal
 from facelit.align.aligning import MAX_SIDE, Which, align_face, choose_faces, find_faces
-from facelit.align.detection import Detector
+from facelit.align.detection import Detector, Faces
 from facelit.align.journal import Journal, Outcome, replace_bytes
 from facelit.align.landmark_file import Lines, face_lines, parse_lines
 from facelit.align.photo_tree import PhotoTree
@@ -31,6 +31,7 @@ CropFormat = Literal["jpg", "png"]
 
 _CHUNK = 8
 """Photos that a process takes at a time: as many are finished, for each process, before the program stops."""
+_ELSEWHERE = "its landmarks lie outside: they are another picture's, or this one had another size"
 _BATCH_PIXELS = 32_000_000
 """Photos that are searched at once have no more pixels than this together, or are one."""
 
@@ -278,12 +279,21 @@ def _align_batch(batch: list[_Read], worker: _Worker) -> Iterator[Outcome]:
         # Crops are made from what is written down, so that they come out the same when they are made again.
         lines = one.task.known if one.task.known is not None else face_lines(next(found))
         faces = parse_lines(lines)
+        if _lies_outside(faces, one.pixels):
+            yield Outcome(one.task.photo, one.task.stamp, reason=_ELSEWHERE)
+            continue
         chosen = choose_faces(faces, options.which, (one.pixels.shape[1], one.pixels.shape[0]))
         aligned = [align_face(one.pixels, faces, int(number), options.border) for number in chosen]
         names = _write_crops(one.task, [face.crop for face in aligned], worker.work)
         beyond = sum(face.beyond for face in aligned) / max(1, len(aligned))
         made = options.made if names else ""
         yield Outcome(one.task.photo, one.task.stamp, lines, names, made, round(beyond, 4))
+
+
+def _lies_outside(faces: Faces, photo: Photo) -> bool:
+    """Whether a face lies beyond the photo, where none is found: a file's landmarks may be those of another picture of this name."""
+    size = np.array(photo.shape[1::-1])
+    return bool(((faces.boxes[:, :2] > size) | (faces.boxes[:, 2:] < 0)).any())
 
 
 def _write_crops(task: _Task, crops: list[Crop], work: _Work) -> tuple[str, ...]:

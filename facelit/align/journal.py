@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from facelit.align.landmark_file import Lines
+from facelit.align.landmark_file import LANDMARKS, Lines
 from facelit.errors import FacelitError
 from facelit.storage import system
 from facelit.storage.files import replacing
@@ -190,14 +190,17 @@ def _compare(target: Path, found: dict[str, Any], search: dict[str, Any], crops:
         )
     for name, value in {**search, **crops}.items():
         if found.get(name) != value:
+            way_out = "delete that one to start anew."
+            if name in crops:
+                way_out = "add --recrop to make all crops there anew, from the landmarks found before."
+            kept = target / FOLDER / LANDMARKS
+            if name == "src" and kept.is_file():
+                way_out += (
+                    f" If the photos were only moved, their faces need not be looked for again: --landmarks {kept}"
+                )
             raise FacelitError(
                 f"{target}: was aligned with {name} {_shown(found.get(name))}, not {_shown(value)}. Name another folder for"
-                " these crops, or "
-                + (
-                    "delete that one to start anew."
-                    if name in search
-                    else "add --recrop to make all crops there anew, from the landmarks found before."
-                )
+                f" these crops, or {way_out}"
             )
 
 

@@ -14,6 +14,9 @@ from facelit.align.template import estimate_similarity
 from facelit.errors import FacelitError
 from facelit.storage.text import read_text
 
+LANDMARKS = "align-landmarks.tsv"
+"""All faces that `facelit align` has found, in the form that `--landmarks` reads; in the hidden folder of the crops."""
+
 Lines = tuple[str, ...]
 """The faces of a photo as text: for each the ten landmark coordinates, the box and the score, separated by tabs."""
 

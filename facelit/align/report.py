@@ -15,7 +15,7 @@ from rich.text import Text
 
 from facelit.align.detection import Faces
 from facelit.align.journal import FOLDER, Outcome, replace_bytes
-from facelit.align.landmark_file import HEADER, Lines, parse_lines
+from facelit.align.landmark_file import HEADER, LANDMARKS, Lines, parse_lines
 from facelit.align.photos import Photo, read_photo, shrink
 from facelit.errors import FacelitError
 from facelit.pictures.contact_sheet import TILES
@@ -25,9 +25,6 @@ from facelit.storage.images import read_file
 
 SHEET = "align-contact-sheet.png"
 """The picture's name, in the hidden folder of the crops."""
-
-LANDMARKS = "align-landmarks.tsv"
-"""All faces that were found, in the form that `--landmarks` reads; in the hidden folder of the crops."""
 
 _THUMBNAIL, _FRAME = 224, "#D55E00"
 _WORTH_A_WARNING = 0.1

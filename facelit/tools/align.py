@@ -12,10 +12,9 @@ from facelit.align.aligning import MAX_SIDE
 from facelit.align.detection import MIN_FACE, Detector
 from facelit.align.detectors import DetectorName
 from facelit.align.folder import Options, Result, align_folder, detector_opener
-from facelit.align.landmark_file import Lines, read_landmarks
+from facelit.align.landmark_file import LANDMARKS, Lines, read_landmarks
 from facelit.align.photo_tree import PhotoTree, list_photos
 from facelit.align.report import (
-    LANDMARKS,
     SHEET,
     border_warning,
     print_table,

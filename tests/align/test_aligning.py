@@ -124,6 +124,26 @@ def test_a_face_at_the_edge_is_found_where_the_photo_is_searched_again(zoom: int
     np.testing.assert_allclose(faces.boxes[0] / zoom, [54, 91, 66, 103], atol=0.01)
 
 
+@pytest.mark.parametrize(
+    ("size", "spot"),
+    [((120, 100), (117, 97)), ((60, 100), (30, 97)), ((40, 200), (20, 188)), ((44, 44), (22, 22))],
+    ids=["a corner", "three edges", "a narrow strip", "hardly larger than the face"],
+)
+def test_a_face_that_touches_several_edges(size: tuple[int, int], spot: tuple[int, int]) -> None:
+    """Landmarks beyond the photo's edges are kept as they are found, and a crop is made of them."""
+    photo = np.zeros((size[1], size[0], 3), np.uint8)
+    photo[spot[1], spot[0]] = 255
+    (face,) = align_photo(photo, ShyDetector(), max_side=0)
+    np.testing.assert_array_equal(face.landmarks[2], spot)
+    np.testing.assert_array_equal(face.landmarks[4], np.add(spot, (4, 5)))
+    assert face.crop.shape == (112, 112, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2)])
+def test_photos_smaller_than_any_face(size: tuple[int, int]) -> None:
+    assert align_photo(np.zeros((*size, 3), np.uint8), ShyDetector()) == []
+
+
 def test_a_photo_with_a_face_is_searched_once() -> None:
     photo = np.zeros((100, 120, 3), np.uint8)
     photo[50, 60] = 255

@@ -194,6 +194,21 @@ def test_landmarks_instead_of_a_detector(photos: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "crops" / "person_0" / "0.png")), expected)
 
 
+def test_landmarks_of_a_picture_that_is_no_longer_there(photos: Path, tmp_path: Path) -> None:
+    """The photo was shrunk since: the crop would be black all over. Nothing is made of it until the landmarks fit."""
+    given = {"person_0/1.png": face_lines(Faces(np.array([[10, 10, 60, 60.0]]), np.ones(1), landmarks_of(1)[None]))}
+    path = photos / "person_0" / "1.png"
+    original = path.read_bytes()
+    Image.open(path).resize((8, 8)).save(path)
+    result = run(photos, tmp_path / "crops", detector=None, landmarks=given)
+    (outcome,) = (o for o in result.outcomes if o.photo == "person_0/1.png")
+    assert (outcome.crops, outcome.found) == ((), ())
+    assert "lie outside" in outcome.reason
+    path.write_bytes(original)
+    result = run(photos, tmp_path / "crops", detector=None, landmarks=given)
+    assert [o.crops for o in result.outcomes if o.photo == "person_0/1.png"] == [("person_0/1.png",)]
+
+
 def test_other_crops_are_made_without_another_search(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "crops")
     for options in (

@@ -21,6 +21,8 @@ from facelit.check.scan import BLACK, FACTS, Scan, black_border, scan_images
 from facelit.check.verification_set import VerificationSet
 from facelit.errors import FacelitError
 from facelit.storage.open import open_store
+from facelit.storage.packing import pack
+from facelit.storage.recordio import write_recordio
 from facelit.tools.check import check
 from planted_crops import clean_tree, face, items, save
 
@@ -218,6 +220,31 @@ def test_crops_that_end_in_black_are_listed_and_many_are_warned_of(tmp_path: Pat
     assert check(str(root), report="r.json") == 1
     assert "11 % of the images are black by a quarter or more" in capsys.readouterr().out
     assert [image["image"] for image in items("r.json")["black_border"]] == ["person_0/00.png"]
+
+
+def test_black_borders_in_files_of_every_kind_packed_or_not(tmp_path: Path) -> None:
+    """Grey, 16 bits, a palette, CMYK, an alpha channel: what counts is what training sees, where transparent pixels are white."""
+    pixels = bright(0)
+    pixels[:40] = 0  # 35 %
+    grey = pixels[..., 0]
+    alpha = np.full((112, 112, 1), 255, np.uint8)
+    clear = alpha.copy()
+    clear[:40] = 0
+    kinds = {
+        "cmyk.jpg": Image.fromarray(pixels).convert("CMYK"),
+        "grey.png": Image.fromarray(grey),
+        "grey16.png": Image.fromarray(grey.astype(np.uint16) * 257),
+        "opaque.png": Image.fromarray(np.concatenate([pixels, alpha], axis=2)),
+        "palette.png": Image.fromarray(pixels).quantize(64),
+        "transparent.png": Image.fromarray(np.concatenate([pixels, clear], axis=2)),
+    }
+    for name, image in kinds.items():
+        save(image, tmp_path / "data" / "person_0" / name)
+    pack(open_store(tmp_path / "data"), tmp_path / "packed")
+    write_recordio(open_store(tmp_path / "data"), tmp_path / "recordio")
+    for place in ("data", "packed", "recordio"):
+        black = scan_images(open_store(tmp_path / place)).facts["black"].tolist()
+        assert [35 if share in (34, 35) else share for share in black] == [35, 35, 35, 35, 35, 0], place
 
 
 def test_only_readable_images_count(tmp_path: Path) -> None:

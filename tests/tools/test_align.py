@@ -209,6 +209,7 @@ def test_another_source_or_option_is_refused(
         assert words in message
         assert "Name another folder" in message
         assert message.count("\n") <= 2
+        assert ("--landmarks" in message) == ("src" in message)  # a folder that was moved
     with landmarks.open("a") as file:
         file.write("person_1/5.jpg" + "\t1\t2\t3\t4\t5\t6\t7\t8\t9\t10\n")
     assert run(photos, target, "--landmarks", landmarks) == 2
@@ -251,6 +252,25 @@ def test_slips(
     assert message.startswith("facelit: error: ")
     assert message.count("\n") <= 2
     assert not (tmp_path / "crops").exists()
+
+
+def test_photos_that_were_moved_and_renamed(
+    photos: Path, landmarks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the message names makes the same crops; the renamed photo is told apart from one without a face by the count."""
+    run(photos, tmp_path / "crops", "--landmarks", landmarks)
+    moved = photos.rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert run(moved, tmp_path / "crops", "--landmarks", landmarks) == 2
+    kept = capsys.readouterr().err.split("--landmarks ")[1].strip()
+    run(moved, tmp_path / "again", "--landmarks", kept)
+    for crop in (tmp_path / "crops").glob("*/*.jpg"):
+        assert (tmp_path / "again" / crop.parent.name / crop.name).read_bytes() == crop.read_bytes()
+    first = next(moved.glob("person_0/0*"))
+    first.rename(first.with_name("renamed.jpg"))
+    capsys.readouterr()
+    assert run(moved, tmp_path / "third", "--landmarks", kept) == 1
+    assert f"1 of its {len(Path(kept).read_text().splitlines()) - 1} photos are not in" in capsys.readouterr().out
 
 
 def test_landmarks_of_photos_that_are_not_there_are_counted(
