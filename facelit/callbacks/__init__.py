@@ -5,6 +5,7 @@ from facelit.callbacks.finite_loss import StopOnNonFiniteLoss
 from facelit.callbacks.last_checkpoint import LastCheckpoint
 from facelit.callbacks.model_table import ModelTable
 from facelit.callbacks.progress_bar import QuickProgressBar
+from facelit.callbacks.progress_log import ProgressLog
 from facelit.callbacks.run_report import RunReport
 from facelit.callbacks.stop_signals import RunStopped, StopSignals
 from facelit.callbacks.verification import VerificationCallback
@@ -14,6 +15,7 @@ __all__ = [
     "EmbeddingWriter",
     "LastCheckpoint",
     "ModelTable",
+    "ProgressLog",
     "QuickProgressBar",
     "RunReport",
     "RunStopped",

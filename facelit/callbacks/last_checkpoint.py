@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.plugins.io import AsyncCheckpointIO
+from pytorch_lightning.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from facelit.callbacks.checkpoint_files import WholeFiles
 from facelit.callbacks.folders import checkpoint_folder, run_folder
@@ -66,8 +67,23 @@ class LastCheckpoint(Checkpoint):
         return name if isinstance(name, str) else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remembers the step that a run is resumed at: micro-batches after it end no step."""
+        """Remembers the step that a run is resumed at (micro-batches after it end no step), and tries a plugin of the user's own.
+
+        Raises:
+            FacelitError: What it writes is not one file, or is not there yet when it returns.
+        """
         self._resumed_at = trainer.global_step
+        outer = trainer.strategy.checkpoint_io
+        plugin = getattr(outer, "checkpoint_io", None) or outer
+        if isinstance(plugin, WholeFiles) or type(plugin) is TorchCheckpointIO:
+            return
+        if trainer.fast_dev_run or self.dirpath is None:
+            return
+        tried = self.dirpath / "start.ckpt.tmp"
+        with _written_at_once(trainer):
+            trainer.save_checkpoint(tried, weights_only=False)
+        if trainer.is_global_zero:
+            _remove_one_file(tried, type(plugin).__name__)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -118,6 +134,18 @@ class LastCheckpoint(Checkpoint):
         if target != path and trainer.is_global_zero:
             os.replace(target, path)
         LastCheckpoint.newest = path
+
+
+def _remove_one_file(path: Path, plugin: str) -> None:
+    if path.is_file():
+        path.unlink()
+        return
+    what = "writes a folder" if path.is_dir() else "returns before its file is there"
+    shutil.rmtree(path, ignore_errors=True)
+    raise FacelitError(
+        f"trainer.plugins: {plugin} {what}, and last.ckpt, from which a run goes on, has to be one whole file. Leave the plugin out;"
+        " pytorch_lightning.plugins.io.AsyncCheckpointIO writes the other checkpoints in the background."
+    )
 
 
 def _stops_here(trainer: Trainer) -> bool:

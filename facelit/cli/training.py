@@ -24,6 +24,7 @@ from facelit.callbacks import (
     EmbeddingWriter,
     LastCheckpoint,
     ModelTable,
+    ProgressLog,
     QuickProgressBar,
     RunReport,
     RunStopped,
@@ -57,6 +58,7 @@ from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import CommandLineWins, is_first_process, start_anew_unless_told
 from facelit.speed.hardware import allow_tf32, best_precision, default_cudnn_benchmark, faster_precision
+from facelit.storage.progress import draws_bars
 from facelit.training.distillation import without_teacher
 from facelit.training.recognizer import FaceRecognizer
 
@@ -194,7 +196,7 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         chosen = [str(getattr(callback, "class_path", "")) for callback in listed]
         shown: list[Callback] = []
         if options.enable_progress_bar is not False and not any(path.endswith("ProgressBar") for path in chosen):
-            shown.append(QuickProgressBar())
+            shown.append(QuickProgressBar() if draws_bars(sys.stdout) else ProgressLog())
         if options.enable_model_summary is not False and not any(path.endswith("ModelSummary") for path in chosen):
             shown.append(ModelTable())
         self.trainer_defaults["callbacks"] = [*shown, RunReport(program())]

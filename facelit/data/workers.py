@@ -79,6 +79,11 @@ def explain_lost_worker(error: RuntimeError) -> FacelitError | None:
             f"{text.splitlines()[0]}: the workers that read images have not delivered a batch in all that time. Is the disk still there? If it is only"
             " slow, raise data.worker_timeout (0 waits for ever); data.num_workers 0 reads in the main process."
         )
+    if "too many open files" in text.lower() or "items of ancdata" in text:
+        return FacelitError(
+            "the system's limit of open files is too low for the workers that read images. Raise it (ulimit -n 4096), or lower"
+            " data.num_workers (0 reads in the main process)."
+        )
     if text.startswith("DataLoader worker (pid"):
         return FacelitError(
             f"a worker that reads images died ({text.splitlines()[0]}). Usually memory has run out: lower data.num_workers or the"

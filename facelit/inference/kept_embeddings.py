@@ -97,7 +97,7 @@ def embed_faces(
         with _opened(path, made_of) as (file, start):
             todo, kept = _missing(path, start, file.tell() - start, len(paths), model.embedding_dim)
             found = read_ahead(crop, todo, default_jobs(), 4 * batch_size)
-            with progress_bar("Embedding", len(paths), _WORTH_A_BAR) as show:
+            with progress_bar("Embedding", len(paths), _WORTH_A_BAR, kept) as show:
                 for first in range(0, len(todo), batch_size):
                     batch = todo[first : first + batch_size]
                     rows = np.full((len(batch), model.embedding_dim), np.nan, np.float32)

@@ -1,6 +1,7 @@
 """LastCheckpoint: when `last.ckpt` is written, and what it knows."""
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from facelit.backbones import VGG16
 from facelit.callbacks import LastCheckpoint
 from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder
+from facelit.errors import FacelitError
 from facelit.heads import SoftmaxHead
 from tiny_run import make_run, write_crops
 
@@ -133,3 +135,53 @@ def test_a_checkpoint_that_is_written_asynchronously_is_waited_for(tmp_path: Pat
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     assert isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO)  # for all other checkpoints
+
+
+class Later(TorchCheckpointIO):
+    """Writes in a thread of its own, which nobody is told of."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        pass
+
+
+class Shards(TorchCheckpointIO):
+    """Writes a folder."""
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        Path(path).mkdir(parents=True)
+        super().save_checkpoint(checkpoint, Path(path, "0.pt"), storage_options)
+
+
+class OneFile(TorchCheckpointIO):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("plugin", "what"),
+    [
+        (Later(), "Later returns before its file is there"),
+        (Shards(), "Shards writes a folder"),
+        (AsyncCheckpointIO(Shards()), "Shards writes a folder"),
+        (OneFile(), ""),
+        (AsyncCheckpointIO(OneFile()), ""),
+    ],
+    ids=["later", "shards", "shards in the background", "one file", "one file in the background"],
+)
+def test_a_plugin_of_the_users_own_is_tried_before_training(tmp_path: Path, plugin: Any, what: str) -> None:
+    """Two epochs: a second `last.ckpt` replaces the first."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "limit_val_batches": 0}
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        plugins=[plugin],
+        callbacks=[LastCheckpoint()],
+        max_epochs=2,
+        limit_train_batches=1,
+        **quiet,  # type: ignore[arg-type]  # of several types
+    )
+    with pytest.raises(FacelitError, match=what) if what else nullcontext():
+        trainer.fit(BoringModel())
+    assert trainer.global_step == (0 if what else 2)
+    kept = [path.name for path in (tmp_path / "checkpoints").iterdir()] if not what else []
+    assert ("last.ckpt" in kept) == (not what)
+    assert not list(tmp_path.glob("**/start.ckpt*"))

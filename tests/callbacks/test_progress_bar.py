@@ -12,6 +12,7 @@ from rich.progress import Progress, TextColumn
 
 from facelit.callbacks import LastCheckpoint, progress_bar
 from facelit.callbacks.progress_bar import QuickProgressBar
+from facelit.callbacks.progress_log import ProgressLog
 from facelit.cli.training import main
 from tiny_run import make_run
 
@@ -37,6 +38,7 @@ def test_batches_that_are_shown(monkeypatch: pytest.MonkeyPatch, seconds_a_batch
     ("options", "expected"),
     [
         ([], QuickProgressBar),
+        ([], ProgressLog),
         (["--trainer.enable_progress_bar", "false"], None),
         (["--trainer.callbacks+", "TQDMProgressBar"], TQDMProgressBar),
     ],
@@ -44,6 +46,7 @@ def test_batches_that_are_shown(monkeypatch: pytest.MonkeyPatch, seconds_a_batch
 def test_what_a_fit_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: Any) -> None:
     trainers: list[Trainer] = []
     monkeypatch.setattr(LastCheckpoint, "on_fit_start", lambda self, trainer, pl_module: trainers.append(trainer))
+    monkeypatch.setattr("facelit.cli.training.draws_bars", lambda stream: expected is not ProgressLog)
     run = make_run(tmp_path, trainer__enable_progress_bar=True, trainer__fast_dev_run=True)
     main(["fit", "--config", str(run), *options])
     bar = trainers[0].progress_bar_callback

@@ -85,6 +85,19 @@ def test_a_lost_worker_ends_the_run(act: str, told: str) -> None:
         raise explained
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Too many open files. Communication with the workers is no longer possible. Please increase the limit using `ulimit -n`",
+        "received 0 items of ancdata",
+        "unable to open shared memory object </torch_1_2_3> in read-write mode: Too many open files (24)",
+    ],
+)
+def test_too_few_open_files(said: str) -> None:
+    """torch's three ways to say it, which ended in tracebacks."""
+    assert "ulimit -n 4096" in str(explain_lost_worker(RuntimeError(said)))
+
+
 def test_other_errors_are_their_own() -> None:
     assert explain_lost_worker(RuntimeError("CUDA error")) is None
     with pytest.raises(FacelitError, match="worker_timeout must be at least 0"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from facelit.storage import progress
@@ -48,3 +50,45 @@ def test_work_that_is_slow_or_does_not_begin(clock: list[float], capsys: pytest.
         "Packing: 1,000 of 1,000 (100 %), 2.5 per second, about 0 s left",
         "Packing: 1,064 of 1,000",
     ]
+
+
+def test_what_an_earlier_run_has_done_says_nothing_about_the_rate(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress_bar("Embedding", 1_000, done=900) as show:
+        clock[0] += 100
+        show(910)
+    assert capsys.readouterr().err == "Embedding: 910 of 1,000 (91 %), 6.0 per minute, about 15 min left\n"
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "variables", "draws"),
+    [
+        (True, {"TERM": "xterm"}, True),
+        (True, {"TERM": "dumb"}, False),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, True),
+        (False, {"TERM": "xterm", "FORCE_COLOR": "1"}, False),
+        (False, {"TTY_COMPATIBLE": "1", "CI": "true"}, False),
+    ],
+)
+def test_a_bar_only_where_it_can_move(
+    monkeypatch: pytest.MonkeyPatch,
+    clock: list[float],
+    is_terminal: bool,
+    variables: dict[str, str],
+    draws: bool,
+) -> None:
+    """Rich would draw into a pipe under FORCE_COLOR, as CI sets it, and nothing at all on a dumb terminal."""
+    for name in ("TERM", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    monkeypatch.setattr("sys.stderr", stream)
+    with progress_bar("Packing", 100) as show:
+        clock[0] += 50
+        show(50)
+    printed = stream.getvalue()
+    assert ("\x1b[" in printed) == draws
+    assert (printed == "Packing: 50 of 100 (50 %), 1.0 per second, about 50 s left\n") == (not draws)
