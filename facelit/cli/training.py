@@ -289,9 +289,9 @@ def main(args: ArgsType = None) -> None:
         sys.exit(2)
     except Exception as error:
         told: FacelitError | None = explain_memory(error)
-        if told is None and isinstance(error, RuntimeError):
+        if told is None:
             told = explain_lost_worker(error)
-        elif isinstance(error, OSError):
+        if told is None and isinstance(error, OSError):
             told = explain_disk(error)
         if world_size() > 1:
             what = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 
@@ -71,15 +72,23 @@ def free_shared_memory() -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def explain_lost_worker(error: RuntimeError) -> FacelitError | None:
-    """What to say where torch says that a worker died, or that none has answered; None about another error."""
+def explain_lost_worker(error: Exception) -> FacelitError | None:
+    """What to say where a worker died, none has answered, or the system has no room for one; None about another error."""
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN:
+        return FacelitError(
+            f"the system refuses another process ({error.strerror}). Lower data.num_workers (0 reads in the main process), or raise the limit:"
+            " ulimit -u, a container's --pids-limit."
+        )
+    out_of_files = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    if not out_of_files and not isinstance(error, RuntimeError):
+        return None
     text = str(error)
     if text.startswith("DataLoader timed out"):
         return FacelitError(
             f"{text.splitlines()[0]}: the workers that read images have not delivered a batch in all that time. Is the disk still there? If it is only"
             " slow, raise data.worker_timeout (0 waits for ever); data.num_workers 0 reads in the main process."
         )
-    if "too many open files" in text.lower() or "items of ancdata" in text:
+    if out_of_files or "too many open files" in text.lower() or "items of ancdata" in text:
         return FacelitError(
             "the system's limit of open files is too low for the workers that read images. Raise it (ulimit -n 4096), or lower"
             " data.num_workers (0 reads in the main process)."

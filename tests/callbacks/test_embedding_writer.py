@@ -1,6 +1,8 @@
 """`predict` against the backbone called by hand."""
 
 import errno
+import os
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from facelit.cli import main
 
@@ -104,3 +107,28 @@ def test_broken_crops_are_left_out_and_listed(
         with pytest.raises(SystemExit) as ended:
             main(arguments)
         assert ended.value.code == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="not on this system")
+def test_whatever_lies_where_a_crop_should(finished: Any, tmp_path: Path) -> None:
+    """An empty file, another size, a link to nowhere, a pipe; batches without a single crop, the last one among them."""
+    root = tmp_path / "crops"
+    source = finished.folder / "crops" / "person_03" / "person_03_0002.png"
+    root.mkdir()
+    for name in ("b.png", "d.png"):
+        shutil.copy(source, root / name)
+    (root / "a.png").touch()
+    Image.open(source).resize((64, 64)).save(root / "c.png")
+    (root / "y.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(root / "z.png")
+    arguments = ["predict", "--config", finished.config, "--ckpt_path", str(finished.checkpoints / "last.ckpt")]
+    options = ["--data.predict", str(root), "--embeddings.path", str(tmp_path / "x.npz"), "--data.eval_batch_size", "1"]
+    with pytest.warns(UserWarning, match="4 of 6 crops"), pytest.raises(SystemExit) as ended:
+        main([*arguments, *options])
+    assert ended.value.code == 1
+    with np.load(tmp_path / "x.npz") as written:
+        assert list(written["names"]) == ["b.png", "d.png"]
+    reasons = [row.split("\t")[1] for row in (tmp_path / "x.npz.skipped.tsv").read_text().splitlines()[1:]]
+    assert [word in reason for word, reason in zip(("empty", "64x64", "no such", "no file"), reasons, strict=True)] == [
+        True
+    ] * 4

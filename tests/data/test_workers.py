@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from facelit.cli import main
 from facelit.data import FaceDataModule, SyntheticFaces, VerificationSource
 from facelit.data import workers as module
 from facelit.data.workers import Load, check_shared_memory, explain_lost_worker
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop
+from tiny_run import make_run
 
 MB = 2**20
 
@@ -86,16 +90,31 @@ def test_a_lost_worker_ends_the_run(act: str, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "error",
     [
-        "Too many open files. Communication with the workers is no longer possible. Please increase the limit using `ulimit -n`",
-        "received 0 items of ancdata",
-        "unable to open shared memory object </torch_1_2_3> in read-write mode: Too many open files (24)",
+        RuntimeError("Too many open files. Communication with the workers is no longer possible. Please increase"),
+        RuntimeError("received 0 items of ancdata"),
+        RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Too many open files (24)"),
+        OSError(errno.EMFILE, "Too many open files"),
     ],
 )
-def test_too_few_open_files(said: str) -> None:
-    """torch's three ways to say it, which ended in tracebacks."""
-    assert "ulimit -n 4096" in str(explain_lost_worker(RuntimeError(said)))
+def test_too_few_open_files(error: Exception) -> None:
+    """torch's three ways to say it, and Python's, which ended in tracebacks."""
+    assert "ulimit -n 4096" in str(explain_lost_worker(error))
+
+
+def test_no_room_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fork(self: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("multiprocessing.process.BaseProcess.start", fork)
+    config = make_run(tmp_path, data__verification=None, data__num_workers=1)
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(config)])
+    assert end.value.code == 2
+    assert "refuses another process" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_other_errors_are_their_own() -> None:
