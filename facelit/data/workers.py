@@ -74,6 +74,8 @@ def free_shared_memory() -> int | None:
 
 def explain_lost_worker(error: Exception) -> FacelitError | None:
     """What to say where a worker died, none has answered, or the system has no room for one; None about another error."""
+    if "combined_loader" in str(error) and isinstance(error.__context__, Exception):
+        error = error.__context__  # Lightning fails once more as it puts away loaders that have not begun
     if isinstance(error, OSError) and error.errno == errno.EAGAIN:
         return FacelitError(
             f"the system refuses another process ({error.strerror}). Lower data.num_workers (0 reads in the main process), or raise the limit:"
