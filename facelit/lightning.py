@@ -242,13 +242,17 @@ def replace_sigterm_check(trainer: Trainer, check: Callable[[], None]) -> None:
     loop._broadcast_sigterm_tensor = check
 
 
-def on_signals(trainer: Trainer, install: Callable[[], None]) -> None:
-    """Calls `install` once Lightning has set its signal handlers, which it takes down, with ours, when the run ends."""
+def on_signals(trainer: Trainer, before: Callable[[], None], install: Callable[[], None]) -> None:
+    """Calls `install` once Lightning has set its signal handlers, which it takes down, with ours, when the run ends.
+
+    Lightning then restores those that it found: `before` is called right before it looks.
+    """
     connector: Any = trainer._signal_connector
     connector.__dict__.pop("register_signal_handlers", None)
     register = connector.register_signal_handlers
 
     def register_both() -> None:
+        before()
         register()
         install()
 

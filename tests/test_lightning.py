@@ -131,7 +131,9 @@ def _signal_connector(folder: Path) -> None:
 
     class Handled(Module):
         def setup(self, stage: str) -> None:
-            lightning.on_signals(self.trainer, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN) and None)
+            lightning.on_signals(
+                self.trainer, lambda: None, lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN) and None
+            )
 
     fit(Handled(look), folder, max_epochs=1)
     assert set(seen) == {signal.SIG_IGN}

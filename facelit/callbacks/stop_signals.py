@@ -50,7 +50,7 @@ class StopSignals(Callback):
     Those are a closed terminal's (SIGHUP, unless `nohup` has it ignored), and schedulers': SIGUSR1, SIGUSR2 and SIGXCPU.
 
     The handler only sets a flag: Lightning's own broadcasts inside the signal, and hangs while another process waits in a
-    collective. The processes of a run agree between batches, of training and validation, about every two seconds and at least
+    collective. While a run is set up there is nothing to save, and it ends at once. The processes of a run agree between batches, of training and validation, about every two seconds and at least
     every `log_every_n_steps` batches: asking costs an all-reduce of two numbers. The run then ends at its next optimizer step,
     which `LastCheckpoint` saves; in a validation, at once: a resumed run makes it up. All processes raise `RunStopped`.
     A second Ctrl-C ends the process on the spot.
@@ -69,6 +69,7 @@ class StopSignals(Callback):
         self._command_line = command_line
         self._signals = [signum for signum in ASKING_TO_STOP if command_line or signum != signal.SIGINT]
         self._requeue_signal: int | None = None
+        self._found: dict[int, Any] = {}
         self._received = self._agreed = 0
         self._seconds: float | None = None
         self._deadline: float | None = None
@@ -91,13 +92,20 @@ class StopSignals(Callback):
         self._requeue_signal = requeue_signal(trainer)
         if self._requeue_signal is not None:
             self._signals = [*{*self._signals, self._requeue_signal}]
-        on_signals(trainer, lambda: self._install(self._note if fits else self._stop_now, trainer))
+        on_signals(trainer, self._restore, lambda: self._install(self._note if fits else self._stop_now, trainer))
+        self._restore()
+        self._found = {signum: handler for signum in self._signals if (handler := signal.getsignal(signum)) is not None}
+        self._install(self._stop_now, trainer)
         timers = [callback for callback in trainer.callbacks if type(callback) is Timer]
         if fits and timers and self._command_line:
             budgets = [left for timer in timers if (left := timer.time_remaining()) is not None]
             self._seconds = min(budgets, default=None)
             # A new list: Lightning is going through the old one.
             trainer.callbacks = [callback for callback in trainer.callbacks if callback not in timers]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets go of the signals, where the run was not set up to its end."""
+        self._restore()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -152,6 +160,13 @@ class StopSignals(Callback):
         for signum in self._signals:
             if signum != getattr(signal, "SIGHUP", None) or signal.getsignal(signum) != signal.SIG_IGN:  # nohup
                 signal.signal(signum, handler)
+
+    def _restore(self) -> None:
+        """The handlers that were there before a run was set up."""
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._found.items():
+                signal.signal(signum, handler)
+        self._found = {}
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self._received = self._received or signum

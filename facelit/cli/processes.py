@@ -25,6 +25,8 @@ _KEY = "facelit/cause"
 _LAUNCHER = "FACELIT_LAUNCHER"
 """Environment variable: the number of process 0, for those that it starts."""
 _SECONDS_TO_FIND_OUT = 10.0
+_STOPPED = {128 + getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)}
+"""The status of a process that ended because of one of these."""
 _PEER_IS_GONE = (
     "gloo",
     "nccl",
@@ -105,11 +107,14 @@ class Processes:
         else:
             while time.monotonic() < end and (word := _word()) == "":
                 time.sleep(0.1)
-        ended = [number for number, child in enumerate(self.children, 1) if child.poll() is not None]
-        which = f"process {ended[0]}" if ended else "another process"
+        ended = {number: code for number, child in enumerate(self.children, 1) if (code := child.poll()) is not None}
+        number = min(ended, default=0)
+        which = f"process {number}" if ended else "another process"
         cause = word or f"{which} of this run ended without saying why (killed? out of memory?)."
+        if (status := ended.get(number, 0)) in _STOPPED:
+            cause = _obituary(number, status)
         with self._lock:
-            self._end(cause, 2)
+            self._end(cause, status if status in _STOPPED else 2)
 
     def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
         self.children = children
@@ -181,7 +186,7 @@ def _is_gone(pid: int) -> bool:
 
 
 def _obituary(number: int, status: int) -> str:
-    if status in (130, 143):
+    if status in _STOPPED:
         return f"process {number} was stopped by {signal.Signals(status - 128).name}."
     if status >= 0:
         return f"process {number} ended with status {status}; what it said stands above."

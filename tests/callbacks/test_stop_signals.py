@@ -179,6 +179,19 @@ def test_ctrl_c_while_a_run_is_set_up(
     assert capsys.readouterr().err.splitlines()[-1] == "facelit: stopped."
 
 
+def test_sigterm_while_a_run_is_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(self: FaceRecognizer, stage: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(FaceRecognizer, "setup", terminated)
+    handler = signal.getsignal(signal.SIGTERM)
+    assert fit(make_run(tmp_path)) == 143
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert capsys.readouterr().err.splitlines()[-1] == "facelit: stopped by SIGTERM."
+
+
 def test_nohup() -> None:
     """Who has asked for no signal when the terminal is closed gets none."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
