@@ -249,7 +249,7 @@ class Soak:
     def _strike(self, start: Start, fault: Fault) -> bool:
         """Whether there was anything left to strike."""
         processes = start.processes()
-        if fault.kind == "full disk" and self.mounted:
+        if fault.kind == "full disk" and os.path.ismount(self.disk):  # never the machine's own
             _fill(self.disk / "filler")
             return 0 in processes
         if not fault.kind.startswith("SIG"):

@@ -38,7 +38,7 @@ from facelit.cli.errors import explain, explain_memory, name_broken_config
 from facelit.cli.lasting_output import outlive_readers
 from facelit.cli.processes import Processes
 from facelit.cli.program import program
-from facelit.cli.requeue import requeue
+from facelit.cli.requeue import requeue_first
 from facelit.cli.resume import adopt_init_backbone, adopt_model, refuse_other_model
 from facelit.cli.run_folders import checkpoint_folders, continue_in_same_folder, first_logger, folder_of_runs
 from facelit.cli.run_name import (
@@ -268,8 +268,8 @@ def main(args: ArgsType = None) -> None:
         # Outside of training the others may not know, and have nothing to save.
         processes.wait(30.0 if stop.step is not None else 1.0)
         _say_stopped(stop, typed)
-        if stop.requeue and is_first_process():
-            requeue(FacelitCLI.goes_on)
+        if stop.requeue:
+            requeue_first(FacelitCLI.goes_on)
         if stop.code:
             sys.exit(stop.code)
         return

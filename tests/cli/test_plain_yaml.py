@@ -16,6 +16,15 @@ HOSTILE = {
     "deep_blocks": ("\n".join(" " * i + "a:" for i in range(1000)), "nested more than 50 deep"),
     "binary": (bytes(range(256)), "not text in UTF-8"),
     "zeros": (b"\0" * 100, r"not a YAML file \(control characters are not allowed\)|not a YAML file"),
+    "empty": (b"# nothing yet\n", "no configuration, but empty"),
+    "list": (b"- a\n", "no configuration, but a sequence"),
+    "twice": (
+        b"trainer:\n  max_epochs: 3\nmodel: {}\ntrainer: {}\n",
+        "line 4: `trainer` is there twice, first in line 1",
+    ),
+    "twice_inside": (b"a: {b: 1, b: 2}\n", "line 1: `b` is there twice"),
+    "nameless": (b"a:\n  ? \n  : 3\n", "line 2: an option without a name"),
+    "digits": (b"a: [" + b"9" * 5000 + b"]\n", "line 1: a number of 5,000 digits"),
     "large": (b"#" * 10_000_001, "10,000,001 bytes are too many"),
 }
 
@@ -38,9 +47,15 @@ def test_hostile_files_end_in_one_line(
     assert len(error.splitlines()) == 1
 
 
+def test_a_device_is_no_configuration() -> None:
+    """It would be read without end."""
+    with pytest.raises(FacelitError, match="/dev/zero: a pipe or a device"):
+        check_config_file(Path("/dev/zero"))
+
+
 def test_anchors_are_fine(tmp_path: Path) -> None:
-    """One that stands for little, inside another, and the same name twice."""
+    """One that stands for little, inside another, and more than once."""
     path = tmp_path / "a.yaml"
-    path.write_text("a: &a {b: 1}\nc: &c {<<: *a, d: *a}\ne: [*c, *c, &a 3, *a]\n")
+    path.write_text("a: &a {b: 1}\nc: &c {<<: *a, d: *a}\ne: [*c, *c, &d 3, *d]\n")
     check_config_file(path)
     check_config_file(tmp_path / "absent.yaml")

@@ -10,9 +10,11 @@ import pytest
 import torch
 from jsonargparse import Namespace
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from facelit.callbacks import VerificationCallback
 from facelit.cli import main
+from facelit.cli.requeue import requeue_first
 from facelit.cli.run_name import compare_checkpoints, use_run
 from facelit.errors import FacelitError
 from facelit.training import FaceRecognizer
@@ -211,3 +213,22 @@ def test_what_another_run_left_after_an_exception(tmp_path: Path) -> None:
     config = make_run(tmp_path, data__verification=None, trainer__max_steps=1, trainer__callbacks=[callback])
     main(["fit", "--config", str(config)])
     assert torch.load(next(tmp_path.glob("**/last.ckpt")), weights_only=True)["global_step"] == 1
+
+
+def requeued(folder: str) -> bool:
+    """Whether the job is back in the queue when a process may end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("SLURM_JOB_ID", "77")
+        patch.setattr(rank_zero_only, "rank", torch.distributed.get_rank())
+        requeue_first(True)
+    return Path(folder, "queue").exists()
+
+
+def test_no_process_ends_before_the_job_is_requeued(tmp_path: Path) -> None:
+    """`srun --kill-on-bad-exit` would end `scontrol`, too."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\nsleep 0.5\necho $2 >> {tmp_path}/queue\n")
+    scontrol.chmod(0o755)
+    assert run_on_two_processes(requeued, str(tmp_path)) == [True, True]
+    assert (tmp_path / "queue").read_text() == "77\n"
