@@ -83,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         # Only now: this import takes seconds.
         from facelit.callbacks import RunStopped
-        from facelit.cli.processes import end_now
+        from facelit.cli.processes import end_now, ignore_signals
         from facelit.cli.training import main as main_of_training
     except KeyboardInterrupt:
         print("facelit: stopped.", file=sys.stderr)
@@ -94,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if args is None and isinstance(end.__context__, RunStopped):
             end_now(end.__context__.code)
         raise
+    if args is None:  # the run is finished; taking down the interpreter takes seconds
+        ignore_signals()
 
 
 def _print_any_name() -> None:

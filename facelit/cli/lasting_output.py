@@ -13,7 +13,7 @@ class _Lasting(io.FileIO):
     replaced: Any = None
     """Kept, as it would close the descriptor."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:  # type: ignore[override]  # its stub is that of text and bytes
         """As `FileIO.write`; what cannot be written is lost."""
         try:
             return super().write(data)
@@ -37,7 +37,7 @@ def outlive_readers() -> None:
         raw = _Lasting(descriptor, "w", closefd=False)
         raw.replaced = stream
         lasting = io.TextIOWrapper(
-            raw if stream.write_through else io.BufferedWriter(raw),  # type: ignore[type-var]  # as Python does itself
+            raw if stream.write_through else io.BufferedWriter(raw),
             encoding=stream.encoding,
             errors=stream.errors,
             line_buffering=stream.line_buffering,

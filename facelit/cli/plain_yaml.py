@@ -52,7 +52,7 @@ def check_config_file(path: Path) -> None:
 def _check_nodes(root: yaml.Node | None, path: Path) -> None:
     """Names what a parser would take without a word, or in no words of ours; the nodes are known to be few."""
     if not isinstance(root, yaml.MappingNode):
-        what = "empty" if root is None else f"a {root.id}"  # scalar, sequence
+        what = "empty" if root is None else "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
         raise FacelitError(f"{path}: no configuration, but {what}. It has to consist of lines such as `trainer: ...`.")
     left, seen = [root], set()
     while left:

@@ -20,12 +20,13 @@ from facelit.distributed import rank, world_size
 from facelit.errors import FacelitError
 from facelit.lightning import default_store, replace_process_observer, separate_restarts
 from facelit.storage.system import ASKING_TO_STOP
+from facelit.storage.system import ASKING_TO_STOP
 
 _KEY = "facelit/cause"
 _LAUNCHER = "FACELIT_LAUNCHER"
 """Environment variable: the number of process 0, for those that it starts."""
 _SECONDS_TO_FIND_OUT = 10.0
-_STOPPED = {128 + getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)}
+_STOPPED = {128 + signum for signum in ASKING_TO_STOP}
 """The status of a process that ended because of one of these."""
 _PEER_IS_GONE = (
     "gloo",
@@ -68,7 +69,7 @@ class Processes:
 
     def wait(self, seconds: float = 30.0) -> None:
         """Lets the other processes of a run that has agreed to stop come to their end."""
-        _ignore_signals()
+        ignore_signals()
         end = time.monotonic() + seconds
         for child in self.children:
             try:
@@ -83,7 +84,7 @@ class Processes:
             error: What was raised.
             message: What to say of it.
         """
-        _ignore_signals()
+        ignore_signals()
         if _lost_peer(error):
             self._blame_another()
         own = f"process {rank()} of {world_size()} stopped: {message}"
@@ -158,10 +159,14 @@ def end_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _ignore_signals() -> None:
+def ignore_signals() -> None:
     """Those that ask a run to stop: its end is near, and says more."""
     if threading.current_thread() is threading.main_thread():
+<<<<<<< HEAD
         for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}:
+            signal.signal(signum, signal.SIG_IGN)
+=======
+        for signum in ASKING_TO_STOP:
             signal.signal(signum, signal.SIG_IGN)
 
 

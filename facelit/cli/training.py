@@ -155,6 +155,9 @@ class FacelitCLI(CommandLineWins, LightningCLI):
         # Best is chosen where it is measured. (After a resume an epoch may end without a validation of its own.)
         if config.checkpoint.save_on_train_epoch_end is None:
             config.checkpoint.save_on_train_epoch_end = not config.data.verification
+        if config.checkpoint.dirpath is None and config.checkpoint.filename == BEST_NAME:
+            # In a run's own folder this name is taken where a validation is made up after which a run was killed.
+            config.checkpoint.enable_version_counter = False
         self._suit_hardware(config.trainer)
         self._choose_output(config.trainer)
         config.trainer.strategy = _strategy(config.trainer.strategy)

@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 from facelit.callbacks import LastCheckpoint, StopSignals, VerificationCallback
 from facelit.cli import main
 from facelit.data import FaceDataModule
+from facelit.storage.system import ASKING_TO_STOP
 from facelit.training import FaceRecognizer
 from tiny_run import make_run
 
@@ -194,7 +195,7 @@ def test_sigterm_while_a_run_is_set_up(
 
 def test_nohup() -> None:
     """Who has asked for no signal when the terminal is closed gets none."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)}
+    handlers = {signum: signal.getsignal(signum) for signum in ASKING_TO_STOP}
     trainer: Any = SimpleNamespace(is_global_zero=True)
     stop = StopSignals()
     try:
@@ -233,13 +234,19 @@ def test_a_kill_in_a_validation(
     """Twice at the same one: the resumed run makes the validation up, under its own epoch and step; it is killed right after it."""
     config = make_run(tmp_path, trainer__max_epochs=2)
     command = [*EVERY_OTHER_STEP, "--run_name", "week", "--ckpt_path", "auto"]
-    kills: list[tuple[Any, str]] = [(VerificationCallback, "on_validation_epoch_end")] * 2
+    # Before the best checkpoint is written, and after it.
+    kills: list[tuple[Any, str]] = [
+        (VerificationCallback, "on_validation_epoch_end"),
+        (LastCheckpoint, "on_validation_end"),
+    ]
     for owner, hook in [*kills, *([(FaceRecognizer, "training_step")] if step < 12 else [])]:
         send(monkeypatch, owner, hook, step, None)
         with pytest.raises(Killed):
             fit(config, *command)
     assert fit(config, *command) == 0
     same(tmp_path, uninterrupted)
+    kept, expected = ({path.name for path in folder.glob("**/*.ckpt")} for folder in (tmp_path, uninterrupted))
+    assert kept == expected
 
 
 def test_a_kill_right_after_a_save(tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:

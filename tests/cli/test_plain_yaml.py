@@ -17,7 +17,7 @@ HOSTILE = {
     "binary": (bytes(range(256)), "not text in UTF-8"),
     "zeros": (b"\0" * 100, r"not a YAML file \(control characters are not allowed\)|not a YAML file"),
     "empty": (b"# nothing yet\n", "no configuration, but empty"),
-    "list": (b"- a\n", "no configuration, but a sequence"),
+    "list": (b"- a\n", "no configuration, but a list"),
     "twice": (
         b"trainer:\n  max_epochs: 3\nmodel: {}\ntrainer: {}\n",
         "line 4: `trainer` is there twice, first in line 1",

@@ -250,11 +250,14 @@ def test_ctrl_c_while_the_cause_is_looked_for(
     def word() -> str:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
         return "process 3 of 4 stopped: a reason"
 
     monkeypatch.setattr("facelit.cli.processes._word", word)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGUSR1)}
+    handlers = {
+        signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    }
     try:
         with pytest.raises(SystemExit) as ended:
             Processes(["validate"]).fail(RuntimeError("Connection closed by peer"), "what gloo says")
