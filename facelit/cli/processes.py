@@ -20,7 +20,6 @@ from facelit.distributed import rank, world_size
 from facelit.errors import FacelitError
 from facelit.lightning import default_store, replace_process_observer, separate_restarts
 from facelit.storage.system import ASKING_TO_STOP
-from facelit.storage.system import ASKING_TO_STOP
 
 _KEY = "facelit/cause"
 _LAUNCHER = "FACELIT_LAUNCHER"
@@ -162,10 +161,6 @@ def end_now(status: int) -> NoReturn:
 def ignore_signals() -> None:
     """Those that ask a run to stop: its end is near, and says more."""
     if threading.current_thread() is threading.main_thread():
-<<<<<<< HEAD
-        for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}:
-            signal.signal(signum, signal.SIG_IGN)
-=======
         for signum in ASKING_TO_STOP:
             signal.signal(signum, signal.SIG_IGN)
 
