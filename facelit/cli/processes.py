@@ -161,7 +161,7 @@ def end_now(status: int) -> NoReturn:
 def ignore_signals() -> None:
     """Those that ask a run to stop: its end is near, and says more."""
     if threading.current_thread() is threading.main_thread():
-        for signum in ASKING_TO_STOP:
+        for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}:
             signal.signal(signum, signal.SIG_IGN)
 
 

@@ -250,7 +250,6 @@ def test_ctrl_c_while_the_cause_is_looked_for(
     def word() -> str:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGUSR1)
-        os.kill(os.getpid(), signal.SIGTERM)
         return "process 3 of 4 stopped: a reason"
 
     monkeypatch.setattr("facelit.cli.processes._word", word)
