@@ -13,7 +13,7 @@ class _Lasting(io.FileIO):
     replaced: Any = None
     """Kept, as it would close the descriptor."""
 
-    def write(self, data: Any) -> int:  # type: ignore[override]  # its stub is that of text and bytes
+    def write(self, data: Any) -> int:
         """As `FileIO.write`; what cannot be written is lost."""
         try:
             return super().write(data)
