@@ -234,17 +234,23 @@ def test_a_kill_in_a_validation(
     """Twice at the same one: the resumed run makes the validation up, under its own epoch and step; it is killed right after it."""
     config = make_run(tmp_path, trainer__max_epochs=2)
     command = [*EVERY_OTHER_STEP, "--run_name", "week", "--ckpt_path", "auto"]
-    # Before the best checkpoint is written, and after it.
-    kills: list[tuple[Any, str]] = [
-        (VerificationCallback, "on_validation_epoch_end"),
-        (LastCheckpoint, "on_validation_end"),
-    ]
+    kills: list[tuple[Any, str]] = [(VerificationCallback, "on_validation_epoch_end")] * 2
     for owner, hook in [*kills, *([(FaceRecognizer, "training_step")] if step < 12 else [])]:
         send(monkeypatch, owner, hook, step, None)
         with pytest.raises(Killed):
             fit(config, *command)
     assert fit(config, *command) == 0
     same(tmp_path, uninterrupted)
+
+
+def test_a_kill_after_the_best_checkpoint(tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And before `last.ckpt`: the validation is made up, and its best checkpoint is not kept twice."""
+    config = make_run(tmp_path, trainer__max_epochs=2)
+    command = [*EVERY_OTHER_STEP, "--run_name", "week", "--ckpt_path", "auto"]
+    send(monkeypatch, LastCheckpoint, "on_validation_end", 6, None)
+    with pytest.raises(Killed):
+        fit(config, *command)
+    assert fit(config, *command) == 0
     kept, expected = ({path.name for path in folder.glob("**/*.ckpt")} for folder in (tmp_path, uninterrupted))
     assert kept == expected
 
