@@ -172,7 +172,8 @@ class FaceJob(Job):
     def test_command(self, flip_average: bool) -> list[str]:
         """`validate` on all sets, with the weights of the last epoch."""
         _, sets = self.split.prepare(self.folder)
-        options: Options = self.options | {"data.verification": sets, "ckpt_path": str(self.checkpoint)}
+        network = {key: value for key, value in self.options.items() if not key.startswith("data.train.")}
+        options: Options = network | {"data.verification": sets, "ckpt_path": str(self.checkpoint)}
         options |= {"verification.save_scores": True, "verification.hardest_pairs": 0}
         options |= {"verification.flip_average": flip_average} | self._where(_testing(flip_average))
         return self._arguments("validate", options)

@@ -162,6 +162,7 @@ def test_a_job_trains_and_tests_with_the_real_command_line_s_options(data: Data,
         assert name in test[test.index("--data.verification") + 1]
     assert test[test.index("--ckpt_path") + 1] == str(job.checkpoint)
     assert "--verification.flip_average" in test
+    assert not [word for word in test if word.startswith("--data.train")]  # without a class, its options are refused
     job.checkpoint.parent.mkdir(parents=True)
     job.checkpoint.touch()
     assert "--ckpt_path" in job.fit_command()
