@@ -92,6 +92,7 @@ def main(args: Sequence[str] | None = None) -> None:
         main_of_training(arguments)
     except SystemExit as end:
         if args is None and isinstance(end.__context__, RunStopped):
+            ignore_signals()
             end_now(end.__context__.code)
         raise
     if args is None:  # the run is finished; taking down the interpreter takes seconds

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from facelit.callbacks import LastCheckpoint, StopSignals
 from facelit.cli.way_on import way_on
@@ -68,13 +68,15 @@ class Processes:
 
     def wait(self, seconds: float = 30.0) -> None:
         """Lets the other processes of a run that has agreed to stop come to their end."""
-        ignore_signals()
+        handlers = ignore_signals()
         end = time.monotonic() + seconds
         for child in self.children:
             try:
                 child.wait(max(0.0, end - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
+        for signum, handler in handlers.items():  # a program that has called `main` goes on
+            signal.signal(signum, handler)
 
     def fail(self, error: BaseException, message: str) -> NoReturn:
         """Ends this process, and those it started, because of an error in a run of several.
@@ -158,11 +160,15 @@ def end_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def ignore_signals() -> None:
-    """Those that ask a run to stop: its end is near, and says more."""
-    if threading.current_thread() is threading.main_thread():
-        for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}:
-            signal.signal(signum, signal.SIG_IGN)
+def ignore_signals() -> dict[int, Any]:
+    """Ignores those that ask a run to stop: its end is near, and says more.
+
+    Returns:
+        The handlers so far.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {signum: signal.signal(signum, signal.SIG_IGN) for signum in {*ASKING_TO_STOP} - {signal.SIGTERM}}
 
 
 def _follow(launcher: int) -> None:

@@ -69,6 +69,7 @@ class Facts(NamedTuple):
         parameters: The number of the backbone's parameters.
         embedding_dim: The length of an embedding.
         head: The loss.
+        teacher: The options of `model.distillation`; empty if there was no teacher.
         optimizer: The network's optimizer.
         init_backbone: The checkpoint whose backbone the run started from.
         imported: Facts recorded by `facelit import` about the network's origin; empty if `fit` trained it.
@@ -89,6 +90,7 @@ class Facts(NamedTuple):
     parameters: int
     embedding_dim: int
     head: Configured | None
+    teacher: Mapping[str, Any]
     optimizer: Configured | None
     init_backbone: str | None
     imported: Mapping[str, Any]
@@ -129,6 +131,7 @@ def gather(path: Path) -> Facts:
         parameters=sum(parameter.numel() for parameter in backbone.parameters()),
         embedding_dim=int(getattr(backbone, "embedding_dim")),  # noqa: B009 - every backbone has it, nn.Module does not
         head=_configured(trained.get("head")),
+        teacher=trained.get("distillation") or {},
         optimizer=_configured(trained.get("optimizer")),
         init_backbone=trained.get("init_backbone"),
         imported=imported,

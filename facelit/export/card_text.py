@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from facelit.export.card_facts import Configured, Facts, Measured
@@ -92,11 +93,25 @@ def _model(facts: Facts) -> str:
         ("input", "an aligned face of 112x112 pixels, RGB, `(x - 127.5) / 127.5`"),
         ("output", f"an embedding of {facts.embedding_dim} numbers; faces are compared by cosine similarity"),
         ("loss", _describe(facts.head)),
+        *_teacher_rows(facts.teacher),
         ("optimizer", _describe(facts.optimizer)),
         ("trained for", trained),
         ("chosen by", chosen),
     ]
     return "## Model\n\n" + _table(("", ""), rows)
+
+
+def _teacher_rows(teacher: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if not teacher:
+        return []
+    name = Path(str(teacher.get("teacher"))).name
+    options = ", ".join(f"{key}: {value}" for key, value in teacher.items() if key != "teacher")
+    return [
+        (
+            "teacher",
+            f"{_code(name)} ({options}), whose embeddings it was trained to follow: its licence may cover this network",
+        )
+    ]
 
 
 def _imported_rows(imported: Mapping[str, Any]) -> list[tuple[str, str]]:

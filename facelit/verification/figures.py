@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _WRONG, _NEARLY = "#C1121F", "#8A8A8A"
 _MARKERS = {"TAR at FAR 1e-2, 1e-3": "o", "EER": "D", "highest accuracy": "s"}
 _COLUMNS = 2  # pairs side by side in a panel
+_CHARACTER, _LINE = 0.0095, 11.0  # of a point's label: a character as a share of the axes' width, a line in points
 
 Indices = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
@@ -188,19 +190,39 @@ def _mark_operating_points(axes: Axes, result: VerificationResult, colour: str, 
     accuracy = f"accuracy {result.best_accuracy:.3f}\nat threshold {result.best_threshold:.3f}"
     points.append((accuracy, result.roc.far[best], result.roc.tar[best], "s"))
     points.append((f"EER {result.eer:.3f}", result.eer, 1 - result.eer, "D"))
-    for label, far, tar, marker in points:
+    below: list[_Label] = []
+    for label, far, tar, marker in sorted(points, key=lambda point: point[1]):
         x = max(far, floor)
         axes.plot([x], [tar], marker, color=colour, markeredgecolor="white", markersize=7, zorder=4)
-        if labelled:
-            _label_point(axes, label, (x, tar), above=marker == "D", at_left=x < floor**0.75)
+        if not labelled:
+            continue
+        if marker == "D":
+            _label_above(axes, label, (x, tar), at_left=x < floor**0.75)
+        else:
+            below.append(_label_below(axes, label, (x, tar), 1 - math.log(x) / math.log(floor), below))
 
 
-def _label_point(axes: Axes, label: str, point: tuple[float, float], above: bool, at_left: bool) -> None:
-    """Places a label to the upper left or lower right of a point, where a rising curve leaves room."""
-    horizontal = "right" if above and not at_left else "left"
-    offset = ((2, 6) if at_left else (-7, 5)) if above else (8, -6)
-    vertical = "bottom" if above else "top"
-    axes.annotate(label, point, offset, textcoords="offset points", fontsize=8, ha=horizontal, va=vertical)
+class _Label(NamedTuple):
+    """Where a label to the lower right of its point ends: its right edge as a share of the axes' width, its last line in points."""
+
+    right: float
+    bottom: float
+
+
+def _label_above(axes: Axes, label: str, point: tuple[float, float], at_left: bool) -> None:
+    """Places a label to the upper left of a point, where a rising curve leaves room."""
+    horizontal, offset = ("left", (2, 6)) if at_left else ("right", (-7, 5))
+    axes.annotate(label, point, offset, textcoords="offset points", fontsize=8, ha=horizontal, va="bottom")
+
+
+def _label_below(axes: Axes, label: str, point: tuple[float, float], left: float, others: Sequence[_Label]) -> _Label:
+    """Places a label to the lower right of a point, below those of points further left that reach as far as it."""
+    height = axes.get_window_extent().height * 72 / axes.figure.dpi
+    top = -height * (1 - point[1]) - 6  # points below the axes' TAR of 1
+    free = min([top, *(other.bottom for other in others if other.right > left)])
+    axes.annotate(label, point, (8, -6 + free - top), textcoords="offset points", fontsize=8, ha="left", va="top")
+    lines = label.split("\n")
+    return _Label(left + max(map(len, lines)) * _CHARACTER, free - _LINE * len(lines))
 
 
 def _panel_title(heading: str, mistakes: int, shown: int) -> str:

@@ -273,6 +273,14 @@ def test_what_the_network_started_from_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_teacher_is_named(tmp_path: Path) -> None:
+    """Its figures must not be taken for what the labels give."""
+    assert "teacher" not in dict(table(written(write_run(tmp_path / "alone", distillation=None)), "Model"))
+    taught = {"teacher": "nets/mobile.ckpt", "weight": 20.0, "distance": "cosine", "view": "stored"}
+    row = dict(table(written(write_run(tmp_path / "taught", distillation=taught)), "Model"))["teacher"]
+    assert row.startswith("`mobile.ckpt` (weight: 20.0, distance: cosine, view: stored), whose embeddings")
+
+
 def test_a_checkpoint_without_figures(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run")
     checkpoint = torch.load(path, weights_only=True)

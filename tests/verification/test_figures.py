@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -84,6 +86,19 @@ def test_operating_points_stand_where_the_result_has_them(num_pairs):
     best = result.roc.thresholds.tolist().index(result.best_threshold)
     assert marked(axes, result.roc.far[best], result.roc.tar[best])
     assert ("at FAR" in texts) == (num_pairs > 100)
+
+
+def test_labels_of_a_good_network_do_not_cover_each_other():
+    """All its operating points are close together, at the top."""
+    is_same = np.arange(6000) % 2 == 0
+    scores = np.random.default_rng(0).normal(size=6000) + 4.2 * is_same
+    figure = roc_figure({"lfw": evaluate_pairs(scores, is_same, 10)})
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent(renderer) for text in axes.texts]
+    assert len(boxes) == 4
+    assert not [(one, other) for one, other in combinations(boxes, 2) if one.overlaps(other)]
 
 
 def test_the_region_of_too_few_impostors_is_shaded():
