@@ -125,8 +125,9 @@ def _configurations(run: Path) -> Iterator[str]:
 
 
 def _leaves(path: Path) -> dict[str, Any]:
-    content = torch.load(path, weights_only=True)
-    return dict(_flatten({key: value for key, value in content.items()}))
+    content, own = torch.load(path, weights_only=True), path.parent.parent.name
+    leaves = _flatten({key: value for key, value in content.items()})
+    return {key: "RUN" if isinstance(value, str) and value == own else value for key, value in leaves}
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
