@@ -4,6 +4,7 @@ import csv
 import os
 import shlex
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +63,15 @@ def same(folder: Path, expected: Path) -> None:
     assert {path.name for path in expected.glob("**/epoch*.ckpt")} <= {
         path.name for path in folder.glob("**/epoch*.ckpt")
     }
+
+
+@pytest.fixture(autouse=True)
+def _a_terminal() -> Iterator[None]:
+    """Under `nohup`, which has SIGHUP ignored, a run rightly leaves it so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL) if hasattr(signal, "SIGHUP") else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="module")
