@@ -264,7 +264,8 @@ def _keep(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
     connection.sendall(f"{pid}\n".encode())
     threading.Thread(target=wait).start()
     if not connection.recv(1):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     os._exit(0)
 
 
