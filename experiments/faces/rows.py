@@ -26,15 +26,7 @@ LEVERS: dict[str, Options] = {
     "low-resolution": {"data.augmentation.low_resolution": 0.2},
     "grey": {"data.augmentation.grayscale": 0.2},
     "erase": {"data.augmentation.erase": 0.3},
-    "all-changes": {
-        "data.augmentation.rotate": 10.0,
-        "data.augmentation.scale": 0.1,
-        "data.augmentation.low_resolution": 0.2,
-        "data.augmentation.grayscale": 0.2,
-        "data.augmentation.erase": 0.3,
-        "data.augmentation.brightness": 0.2,
-        "data.augmentation.contrast": 0.2,
-    },
+    "brightness": {"data.augmentation.brightness": 0.2, "data.augmentation.contrast": 0.2},
     # Small images first
     "progressive": {"model.resizing.sizes": [64, 80], "model.resizing.share": 0.7},
     # Optimisation
@@ -53,6 +45,12 @@ LEVERS: dict[str, Options] = {
     "alpha-0.1": {"model.head.alpha": 0.1},
     # People: few with many photos against many with few
     "five-photos": {"data.train.min_images_per_identity": 5},
+}
+
+LEVERS["all-changes"] = {
+    option: value
+    for lever in ("rotate-scale", "low-resolution", "grey", "erase", "brightness")
+    for option, value in LEVERS[lever].items()
 }
 
 

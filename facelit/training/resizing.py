@@ -110,7 +110,7 @@ def _try_size(backbone: nn.Module, size: int, device: torch.device) -> None:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise FacelitError(
             f"{_OPTION}.sizes: {type(backbone).__name__} does not take images of {size}x{size} ({reason}). Omit the option, or"
-            " choose a backbone that does: VGG16, IResNet, AdaFaceIR, MobileFaceNet, InceptionResnetV1."
+            " choose a backbone that does: VGG16, IResNet, AdaFaceIR, MobileFaceNet."
         ) from error
     finally:
         backbone.train(was_training)
