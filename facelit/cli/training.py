@@ -80,6 +80,13 @@ class FacelitParser(LightningArgumentParser):
         """Puts our own kind of `--config` in the place of Lightning's."""
         return super().add_argument(*args, **with_our_config_file(kwargs))
 
+    def add_method_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Turns off Lightning's table of the figures, which cuts what facelit's own lines say in full."""
+        added: list[str] = super().add_method_arguments(*args, **kwargs)
+        if "verbose" in added:
+            self.set_defaults({"verbose": False})
+        return added
+
 
 class FacelitCLI(CommandLineWins, LightningCLI):
     """Joins data, model and trainer; the head is sized by the data, or by the checkpoint."""
