@@ -78,7 +78,9 @@ class StepRecorder(Callback):
         self._before = now
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the file."""
+        """Writes the file; of several processes, the first does."""
+        if not trainer.is_global_zero:
+            return
         saving = _time_checkpoint(trainer) if self.checkpoint else 0.0
         counted = 0 if self.first is None else self.last - self.first
         arrays = Steps(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import cores
 import end_to_end
 import flat_steps
 import training_step
@@ -135,6 +136,20 @@ def test_flat_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["growth_since_second_epoch_mb"] is not None  # 80 steps are two epochs
     assert (tmp_path / "flat-steps.png").stat().st_size > 1000
     assert "resident memory" in capsys.readouterr().out
+
+
+def test_cores(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        cores, "seconds_per_step", lambda _, processes, threads: 6 / (processes * threads) - 0.5 * threads
+    )
+    path = tmp_path / "figures.json"
+    cores.main(["--cores", "2", "--batch", "10", "--turns", "2", "--json", str(path)])
+    assert [figure["median"] for figure in json.loads(path.read_text())["figures"]] == [5.5, 2, 2.5]
+    printed = capsys.readouterr().out
+    assert "1 process, 2 threads" in printed
+    assert "2.20 x" in printed
+    with pytest.raises(SystemExit):
+        cores.main(["--cores", "2", "--batch", "9"])
 
 
 def test_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
