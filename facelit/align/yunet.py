@@ -20,6 +20,8 @@ _SCORE, _SAME_FACE, _MOST = 0.7, 0.3, 5000
 """The least score, the overlap from which two boxes are one face, and how many boxes are compared."""
 _PROBE = 64
 """Side of the blank picture that a new model is tried on."""
+_SILENT = 0
+"""OpenCV's LOG_LEVEL_SILENT."""
 
 
 class YuNetDetector:
@@ -51,8 +53,9 @@ class YuNetDetector:
         return faces.of((faces.boxes[:, 2:] - faces.boxes[:, :2]).max(axis=1) >= self._min_face)
 
     def _open(self, model: str) -> Any:
-        logging = self._cv2.utils.logging
-        level = logging.setLogLevel(logging.LOG_LEVEL_SILENT)  # it would warn about itself
+        # OpenCV 5 moved it.
+        set_level = getattr(self._cv2, "setLogLevel", None) or self._cv2.utils.logging.setLogLevel
+        level = set_level(_SILENT)  # it would warn about itself
         try:
             detector = self._cv2.FaceDetectorYN.create(model, "", (_PROBE, _PROBE), _SCORE, _SAME_FACE, _MOST)
             detector.detect(np.zeros((_PROBE, _PROBE, 3), np.uint8))
@@ -61,7 +64,7 @@ class YuNetDetector:
                 f"{model} (option detector_model): not a YuNet model that OpenCV {self._cv2.__version__} can run."
             ) from None
         finally:
-            logging.setLogLevel(level)
+            set_level(level)
         return detector
 
     def _search(self, image: Photo) -> Faces:
