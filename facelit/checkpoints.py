@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from facelit.errors import FacelitError
+from facelit.storage.downloads import left_by_download
 from facelit.storage.files import replacing
 
 CHECKPOINT_KEY = "facelit"
@@ -103,6 +104,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=is_zip)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        reason = left_by_download(path) or reason
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FacelitError(f"{path}: this file holds no Lightning checkpoint (no `state_dict` in it).")
