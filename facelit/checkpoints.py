@@ -97,6 +97,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise FacelitError(f"{path}: this is a folder, not a checkpoint.")
     if not path.is_file():
         raise FacelitError(f"checkpoint not found: {path}")
+    if path.suffix.lower() in (".onnx", ".safetensors"):
+        raise FacelitError(f"{path} is no checkpoint: make one of it: facelit import {path.name} {path.stem}.ckpt")
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:

@@ -69,6 +69,7 @@ def test_a_configuration_file(tmp_path: Path) -> None:
         (["x", "--quik"], "unknown option --quik. Did you mean --quick?"),
         (["x", "--jobs", "many"], r"--jobs many: not a valid value \(expected int\)"),
         (["x", "--kind", "c"], "kind"),
+        (["x", "--more", "p", "--more=q"], "--more is given twice: name all after one, --more A B"),
     ],
 )
 def test_slips_are_one_line(arguments: list[str], message: str) -> None:
