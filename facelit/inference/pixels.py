@@ -86,7 +86,7 @@ def _content_of(file: Any) -> bytes:
 
 def _holds_bytes(image: Image.Image) -> bool:
     """Whether 8-bit values lie in 32-bit ones, as `Image.convert("I")` leaves them; those of a file have 16 bits."""
-    return image.mode == "I" and image.format is None and image.getextrema()[1] <= 255
+    return image.mode == "I" and image.format is None and int(np.asarray(image).max(initial=0)) <= 255
 
 
 def _channels_last(array: npt.NDArray[Any], channels_first: bool) -> npt.NDArray[Any] | None:
