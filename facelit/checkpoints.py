@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from facelit.errors import FacelitError
+from facelit.storage.downloads import left_by_download
 from facelit.storage.files import replacing
 
 CHECKPOINT_KEY = "facelit"
@@ -96,6 +97,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise FacelitError(f"{path}: this is a folder, not a checkpoint.")
     if not path.is_file():
         raise FacelitError(f"checkpoint not found: {path}")
+    if path.suffix.lower() in (".onnx", ".safetensors"):
+        raise FacelitError(f"{path} is no checkpoint: make one of it: facelit import {path.name} {path.stem}.ckpt")
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
@@ -103,6 +106,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=is_zip)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        reason = left_by_download(path) or reason
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FacelitError(f"{path}: this file holds no Lightning checkpoint (no `state_dict` in it).")

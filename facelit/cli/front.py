@@ -75,6 +75,9 @@ def main(args: Sequence[str] | None = None) -> None:
         hint = " The same command continues where it stopped." if _continues(arguments) else ""
         print(f"facelit: stopped.{hint}", file=sys.stderr)
         sys.exit(130)
+    except (ImportError, MemoryError) as error:
+        _end_without_memory(error)
+        raise
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -88,6 +91,9 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("facelit: stopped.", file=sys.stderr)
         sys.exit(130)
+    except (ImportError, MemoryError) as error:
+        _end_without_memory(error)
+        raise
     try:
         main_of_training(arguments)
     except SystemExit as end:
@@ -97,6 +103,18 @@ def main(args: Sequence[str] | None = None) -> None:
         raise
     if args is None:  # the run is finished; taking down the interpreter takes seconds
         ignore_signals()
+
+
+def _end_without_memory(error: Exception) -> None:
+    """Ends the program with one line where memory, or address space for a library, ran out; returns where it is another error."""
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error) or "allocate memory" in str(error):
+        what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        print(
+            f"facelit: error: out of memory ({what}). `ulimit -v` says how much address space the system allows: torch takes some 4 GB"
+            " of it.",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def _print_any_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, get_args, get_origin, get_type_hints
@@ -18,6 +19,15 @@ from facelit.errors import FacelitError
 
 class ToolParser(ArgumentParser):
     """Says what is wrong in a line or two instead of a page of usage."""
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """As argparse does; but of an option for several words that is given twice, the first words are not lost in silence."""
+        typed = [str(word).partition("=")[0] for word in (sys.argv[1:] if args is None else args)]
+        for action in self._actions:
+            flags = [word for word in typed if word in action.option_strings]
+            if action.nargs == "+" and len(flags) > 1:
+                self.error(f"{flags[0]} is given twice: name all after one, {flags[0]} A B.")
+        return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Ends the program with status 2."""

@@ -20,7 +20,7 @@ from facelit.data.resuming import TrainLoader, begin_at_epoch, fingerprint
 from facelit.data.samplers import BatchPlan, EpochSampler, ShuffleSampler
 from facelit.data.sources import IdentitySource, VerificationSource
 from facelit.data.worker_signals import leave_signals_to_main
-from facelit.data.workers import Load, check_shared_memory
+from facelit.data.workers import Load, check_open_files, check_shared_memory
 from facelit.errors import FacelitError
 from facelit.storage.images import list_images
 from facelit.storage.progress import progress_bar
@@ -127,7 +127,7 @@ class FaceDataModule(LightningDataModule):
                     self._read_once(name, source)
         if stage == "predict":
             self.predict_paths()
-        self._check_shared_memory(stage)
+        self._check_workers(stage)
 
     def predict_paths(self) -> list[Path]:
         """Sorted paths of the images that `predict` embeds."""
@@ -222,7 +222,7 @@ class FaceDataModule(LightningDataModule):
                 f"{'' if by_epoch else f' where an epoch ({batches}) is one too'}."
             )
 
-    def _check_shared_memory(self, stage: str) -> None:
+    def _check_workers(self, stage: str) -> None:
         """Training's workers stay ahead while one verification set after the other is read."""
         loads = []
         if stage == "fit" and not self.decode_on_gpu:
@@ -236,6 +236,7 @@ class FaceDataModule(LightningDataModule):
             loads.append(Load("data.eval_batch_size", size, -(-max(counts) // (size * self._world_size))))
         local = self.trainer.num_devices if self.trainer else 1
         check_shared_memory(loads, self.num_workers, max(1, min(self._world_size, local)))
+        check_open_files(loads, self.num_workers)
 
     def _compare_over_processes(self, train: IdentitySource) -> None:
         """A folder that changed while the processes of a run listed it one after the other: their numbers mean other images."""

@@ -157,9 +157,11 @@ def _images_left(store: CropStore, path: str) -> npt.NDArray[np.bool_]:
         raise FacelitError(
             f"{path}: none of its {len(names):,} lines names an image of {store.path}{example}. A line is identity/file."
         )
+    strangers = sorted(names.difference(store.name(int(row)) for row in rows))
+    some = f" ({', '.join(strangers[:_SHOWN])}{', ...' if len(strangers) > _SHOWN else ''})" if strangers else ""
     rank_zero_info(
-        f"{path}: leaves out {len(rows):,} of {len(store):,} images; {len(names) - len(rows):,} of its {len(names):,} names match"
-        " no image."
+        f"{path}: leaves out {len(rows):,} of {len(store):,} images; {len(strangers):,} of its {len(names):,} names match"
+        f" no image{some}."
     )
     left = np.ones(len(store), np.bool_)
     left[rows] = False

@@ -49,7 +49,7 @@ class PairsCFP(VerificationSource):
         if not self.root.is_dir():
             raise FacelitError(f"verification folder not found: {self.root} (option root of data.verification).")
         lists = {pose: _image_list(Path(protocol) / f"Pair_list_{pose}.txt") for pose in sorted(set(kind))}
-        splits = sorted(path for path in Path(protocol, "Split", kind).glob("*") if path.is_dir())
+        splits = sorted(path for path in Path(protocol, "Split", kind).glob("[0-9]*") if path.is_dir())
         if len(splits) < 2:
             raise FacelitError(f"{Path(protocol, 'Split', kind)}: no splits 01, 02, ... here (option {_OPTION}).")
         listed = [
@@ -60,13 +60,15 @@ class PairsCFP(VerificationSource):
         ]
         if unknown := sum(first is None or second is None for first, second, *_ in listed):
             raise FacelitError(f"{protocol}: {unknown} of its pairs name images that its lists do not have.")
+        if twice := [first for first, second, is_same, _ in listed if is_same and first == second]:
+            raise FacelitError(f"{protocol}: pairs {twice[0]} with itself as a genuine pair ({len(twice)} such pairs).")
         paths = {image: self._find(image) for images in lists.values() for image in images.values()}
         wanted = {image for first, second, *_ in listed for image in (first, second)}
         missing = sorted(image for image in wanted if image is not None and paths[image] is None)
         if missing and not allow_missing:
             raise FacelitError(
                 f"{protocol}: {len(missing)} of its {len(wanted)} images are absent below {self.root} ({', '.join(missing[:3])}, ...)."
-                " Check the folder, or leave those pairs out with `allow_missing: true`."
+                " Check the folder: it holds 001/frontal/01.jpg, as CFP's Data/Images does (option root); or leave those pairs out with `allow_missing: true`."
             )
         usable = [pair for pair in listed if paths[str(pair[0])] and paths[str(pair[1])]]
         names = sorted({str(image) for pair in usable for image in pair[:2]})
@@ -89,9 +91,12 @@ class PairsCFP(VerificationSource):
         return read_crop(self.names[number], self.resize)
 
     def _find(self, image: str) -> str | None:
-        """An image `001/frontal/01`, whatever its suffix."""
+        """An image `001/frontal/01`, whatever its suffix; its pose's folder may be `Frontal`, too."""
         folder, _, stem = image.rpartition("/")
+        person, _, pose = folder.partition("/")
         path = self.root / folder
+        if not path.is_dir():
+            path = self.root / person / pose.capitalize()
         files = sorted(os.listdir(path)) if path.is_dir() else []
         found = next((file for file in files if is_image(file) and os.path.splitext(file)[0] == stem), None)
         return None if found is None else str(path / found)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from facelit.errors import FacelitError
 from facelit.storage.images import CROP_SIZE
+from facelit.storage.system import spare_open_files
 
 SHARED_MEMORY = "/dev/shm"
 """Where Linux keeps the memory through which workers hand over their batches."""
@@ -15,6 +16,8 @@ SHARED_MEMORY = "/dev/shm"
 _CROP_BYTES = CROP_SIZE * CROP_SIZE * 3
 _AHEAD = 2
 """Batches that torch's loaders let each worker read ahead."""
+_FILES_OF_A_WORKER, _FILES_OF_A_BATCH, _OTHER_FILES = 3, 3, 8
+"""A worker's queue and process; a batch's tensors, each a file in shared memory; logs, checkpoints, sockets."""
 
 
 class Load:
@@ -30,8 +33,12 @@ class Load:
         self.option, self.batch_size, self.batches = option, batch_size, batches
 
     def bytes(self, workers: int) -> int:
+        """What its batches take in shared memory."""
+        return self.ahead(workers) * self.batch_size * _CROP_BYTES
+
+    def ahead(self, workers: int) -> int:
         """Batches that are read ahead, and the one that is being used."""
-        return min(self.batches, _AHEAD * workers + 1) * self.batch_size * _CROP_BYTES
+        return min(self.batches, _AHEAD * workers + 1)
 
 
 def check_shared_memory(loads: Iterable[Load], workers: int, processes: int) -> None:
@@ -63,6 +70,30 @@ def check_shared_memory(loads: Iterable[Load], workers: int, processes: int) -> 
     )
 
 
+def check_open_files(loads: Iterable[Load], workers: int) -> None:
+    """Refuses a run whose workers would run out of open files: a batch that one cannot hand over is waited for without end.
+
+    Args:
+        loads: Loaders whose workers are ahead at the same time.
+        workers: Of each loader.
+
+    Raises:
+        FacelitError: The system allows too few.
+    """
+    needed = sum(workers * _FILES_OF_A_WORKER + load.ahead(workers) * _FILES_OF_A_BATCH for load in loads)
+    spare = spare_open_files(needed + _OTHER_FILES) if workers and needed else None
+    if spare is not None and spare < needed + _OTHER_FILES:
+        raise too_few_open_files(f": {spare} more, and data.num_workers {workers} may take {needed + _OTHER_FILES}")
+
+
+def too_few_open_files(figures: str = "") -> FacelitError:
+    """What to say where the workers that read images run out of files."""
+    return FacelitError(
+        f"the system's limit of open files is too low for the workers that read images{figures}. Raise it (ulimit -n 4096), or lower"
+        " data.num_workers (0 reads in the main process)."
+    )
+
+
 def free_shared_memory() -> int | None:
     """Bytes; None where the system does not say."""
     try:
@@ -91,10 +122,7 @@ def explain_lost_worker(error: Exception) -> FacelitError | None:
             " slow, raise data.worker_timeout (0 waits for ever); data.num_workers 0 reads in the main process."
         )
     if out_of_files or "too many open files" in text.lower() or "items of ancdata" in text:
-        return FacelitError(
-            "the system's limit of open files is too low for the workers that read images. Raise it (ulimit -n 4096), or lower"
-            " data.num_workers (0 reads in the main process)."
-        )
+        return too_few_open_files()
     if text.startswith("DataLoader worker (pid"):
         return FacelitError(
             f"a worker that reads images died ({text.splitlines()[0]}). Usually memory has run out: lower data.num_workers or the"

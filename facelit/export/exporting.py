@@ -141,7 +141,11 @@ def _describe(model: FaceModel, graph: EmbeddingGraph) -> Metadata:
         normalize_inside=graph.normalize,
         l2_inside=graph.l2,
         template=tuple((float(x), float(y)) for x, y in TEMPLATE),
-        calibration=model.calibration,
+        calibration={
+            name: {**entry, "drawn": True} if name in model.drawings.measured else entry
+            for name, entry in model.calibration.items()
+        },
+        drawn=model.drawings.trained,
     )
 
 

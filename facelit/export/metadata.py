@@ -42,6 +42,7 @@ class Metadata:
             checkpoint has none.
         size: The height and width of a crop in pixels.
         colour: The order of the colours in the input.
+        drawn: Whether the network was trained on facelit's drawn faces; in the file only where it was.
     """
 
     facelit: str
@@ -59,6 +60,7 @@ class Metadata:
     calibration: dict[str, Any]
     size: tuple[int, int] = (112, 112)
     colour: str = "RGB"
+    drawn: bool = False
 
     @property
     def input_shape(self) -> str:
@@ -68,7 +70,10 @@ class Metadata:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values in the order in which `facelit export --info` prints them."""
-        return {"format": "facelit-export", "version": VERSION, **dataclasses.asdict(self)}
+        values = dataclasses.asdict(self)
+        if not self.drawn:  # as in files of earlier versions, which do not know it
+            del values["drawn"]
+        return {"format": "facelit-export", "version": VERSION, **values}
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -41,6 +41,8 @@ def make_checkpoint(network: ForeignNetwork, feed: Feed, source: Path) -> dict[s
     # Fed in another way, an exported network is no longer what its thresholds were measured on.
     calibration = network.calibration if feed == network.feed else {}
     own: dict[str, Any] = {"num_identities": None, "imported": _record(network, feed, source)}
+    if network.drawn:
+        own["drawn"] = True
     if calibration:
         own["calibration"] = {name: {**entry, "step": 0} for name, entry in calibration.items()}
     return {

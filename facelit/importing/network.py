@@ -32,6 +32,7 @@ class ForeignNetwork(NamedTuple):
         assumed: Whether `feed` is a guess.
         calibration: Thresholds in the file; see `facelit.verification.calibration`.
         notes: Notes for the user.
+        drawn: Whether it was trained on facelit's drawn faces.
     """
 
     title: str
@@ -43,6 +44,7 @@ class ForeignNetwork(NamedTuple):
     assumed: bool
     calibration: dict[str, Any]
     notes: list[str]
+    drawn: bool = False
 
     @property
     def embedding_dim(self) -> int:
@@ -117,7 +119,16 @@ def _open_export(path: Path, state: dict[str, Tensor], metadata: Metadata) -> Fo
     arguments = {"embedding_dim": metadata.embedding_dim, **metadata.init_args}
     title = f"{metadata.class_path.rpartition('.')[2]}, facelit's export of {metadata.checkpoint}"
     return ForeignNetwork(
-        title, None, module.eval(), metadata.class_path, arguments, Feed(), False, metadata.calibration, []
+        title,
+        None,
+        module.eval(),
+        metadata.class_path,
+        arguments,
+        Feed(),
+        False,
+        metadata.calibration,
+        [],
+        metadata.drawn,
     )
 
 
@@ -129,10 +140,10 @@ def _open_onnx(path: Path, output: str | None) -> ForeignNetwork:
     notes = ["An ONNX is frozen: it answers and is measured, but cannot be trained."]
     if signature.one_by_one:
         notes.append("Its batch is fixed at 1: images go through one by one, which is slow.")
-    feed, assumed, title, calibration = Feed(), True, "ONNX", {}
+    feed, assumed, title, calibration, drawn = Feed(), True, "ONNX", {}, False
     if KEY in signature.metadata:
         metadata = from_json(signature.metadata[KEY], path)
-        feed, assumed, calibration = Feed(), False, metadata.calibration
+        feed, assumed, calibration, drawn = Feed(), False, metadata.calibration, metadata.drawn
         title = f"ONNX, facelit's export of {metadata.checkpoint}"
         if metadata.range == (0.0, 255.0):
             feed = _with_range(feed, "0..255")
@@ -150,6 +161,7 @@ def _open_onnx(path: Path, output: str | None) -> ForeignNetwork:
         assumed,
         calibration,
         notes,
+        drawn,
     )
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from facelit.errors import FacelitError
 from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
-from facelit.inference.photos import Crops, Photo, as_photos
+from facelit.inference.photos import Crops, Photo, as_photos, check_choice
 from facelit.storage.images import BadImageError, Crop
 from facelit.storage.people import comparable
 from facelit.storage.photo_files import photo_files
@@ -23,6 +24,23 @@ People = Mapping[str, Photo | Sequence[Photo]]
 
 OnBadPhoto = Literal["error", "skip"]
 _BATCH, _SHOWN, _WORTH_A_BAR = 64, 3, 100
+
+
+def as_people(people: Any) -> Path | People:
+    """A folder's path, or photos by name.
+
+    Raises:
+        FacelitError: It is something else.
+    """
+    if isinstance(people, (str, os.PathLike)):
+        return Path(people)
+    if isinstance(people, Mapping):
+        return people
+    if hasattr(people, "items") and getattr(people, "ndim", 1) == 1:  # a pandas Series
+        return dict(people.items())
+    raise FacelitError(
+        f"people: a folder root/<person>/<photo>, or photos by name ({{'Ann': ['a.jpg', 'b.jpg']}}), not {type(people).__name__}."
+    )
 
 
 def list_people(root: Path) -> dict[str, list[Path]]:
@@ -75,6 +93,8 @@ def enrol(
     Raises:
         FacelitError: There are no photos, or some cannot be used.
     """
+    check_choice("template", template, Template)
+    check_choice("on_bad_photo", on_bad_photo, OnBadPhoto)
     listed = _one_each(list_people(people) if isinstance(people, Path) else people)
     photos = [(name, photo) for name, ones in listed.items() for photo in ones]
     names = list(listed)
@@ -118,7 +138,10 @@ def _one_each(people: People) -> dict[str, list[Photo]]:
     """Names that are one person's by `facelit.storage.people.comparable` are enrolled as one, under the first spelling."""
     spelling: dict[str, str] = {}
     photos: dict[str, list[Photo]] = {}
-    for name, ones in people.items():
+    for key, ones in people.items():
+        name = str(key) if isinstance(key, Integral) else key
+        if not isinstance(name, str) or not name:
+            raise FacelitError(f"people: {key!r} is no name. Names are texts or whole numbers.")
         photos.setdefault(spelling.setdefault(comparable(name), name), []).extend(as_photos(ones))
     return photos
 

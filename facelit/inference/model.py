@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +19,7 @@ from facelit.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from facelit.errors import FacelitError
 from facelit.inference.checkpoint import restore_backbone
 from facelit.inference.drawings import Drawings, find_drawings
-from facelit.inference.enrolment import OnBadPhoto, People, enrol
+from facelit.inference.enrolment import OnBadPhoto, People, as_people, enrol
 from facelit.inference.gallery import Gallery, Match, Template
 from facelit.inference.photos import Crops, FaceFinder, FoundFaces, Photo, Which, as_photos, check_crops, place_of
 from facelit.inference.thresholds import Threshold, averages_mirror_images, choose_threshold
@@ -256,8 +256,7 @@ class FaceModel:
                 several[place_of(photo)] = found.in_photo
             return found.crops[0]
 
-        source = people if isinstance(people, Mapping) else Path(people)
-        gallery = enrol(source, find, embed, template, on_bad_photo, keep_examples, self.fingerprint, flip)
+        gallery = enrol(as_people(people), find, embed, template, on_bad_photo, keep_examples, self.fingerprint, flip)
         gallery.several = several
         return gallery
 
@@ -290,6 +289,8 @@ class FaceModel:
         Raises:
             FacelitError: The gallery was made with another network, there is no such threshold, or a photo cannot be used.
         """
+        if not isinstance(gallery, Gallery):
+            raise FacelitError(f"gallery: what enrol or Gallery.load gives, not {type(gallery).__name__}.")
         gallery.check_fingerprint(self.fingerprint, self.checkpoint_path)
         limit = self.choose_threshold(threshold, at, on)
         if limit.at is not None and averages_mirror_images(self.calibration, on) != gallery.flip_average:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence, Set, ValuesView
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch
 
 from facelit.align.detectors import check_detector
 from facelit.errors import FacelitError
-from facelit.inference.pixels import to_pixels
+from facelit.inference.pixels import as_array, to_pixels
 from facelit.storage.images import CROP_SIZE, BadImageError, Crop, read_crop
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ Photo = str | Path | npt.NDArray[np.uint8]
 """A path; or pixels, uint8 RGB (H, W, 3). In Python, everything that `facelit.inference.pixels.to_pixels` takes."""
 
 Which = Literal["largest", "central", "all"]
+
+
+def check_choice(option: str, value: object, choices: Any) -> None:
+    """Refuses a value that a `Literal` does not list: Python does not."""
+    if value not in get_args(choices):
+        raise FacelitError(f"option {option}: one of {', '.join(get_args(choices))}, not {value!r}.")
 
 
 class NoFaceError(BadImageError):
@@ -69,6 +75,7 @@ class FaceFinder:
             NoFaceError: There is no face in it.
             FacelitError: The detector is not installed, or it is nothing that `to_pixels` takes.
         """
+        check_choice("which", which, Which)
         photo = to_pixels(photo)
         if aligned:
             return FoundFaces([_read_aligned(photo)], 1)
@@ -104,6 +111,7 @@ def as_photos(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
     Raises:
         FacelitError: It is neither.
     """
+    images = as_array(images)
     if isinstance(images, np.ndarray | torch.Tensor):
         is_of_paths = isinstance(images, np.ndarray) and images.ndim == 1 and images.dtype.kind in "OU"
         return list(images) if images.ndim == 4 or is_of_paths else [images]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ def to_pixels(image: Any) -> str | Path | Pixels:
     """Paths as they are, everything else as uint8 RGB pixels, (height, width, 3).
 
     Args:
-        image: A path; a file's bytes; a file open for reading bytes; a PIL image, read as `facelit.storage.decoding` reads files; or a NumPy array or torch tensor
+        image: A path; a file's bytes; whatever `read()` gives them; a PIL image, read as `facelit.storage.decoding` reads files; or a NumPy array or torch tensor
             of RGB, grey or RGBA pixels, channels last or first, of dtype uint8, uint16 (the upper 8 bits are kept), another integer
             dtype with values from 0 to 255, or floats, whose white is 1 if none is above 1, else 255.
 
@@ -42,17 +41,20 @@ def to_pixels(image: Any) -> str | Path | Pixels:
         return Path(image)
     if isinstance(image, (bytes, bytearray, memoryview)):
         return read_image(bytes(image), "the image's bytes")
-    if isinstance(image, io.IOBase) and isinstance(data := image.read(), bytes):
-        return read_image(data, "the open file")
+    if callable(getattr(image, "read", None)):
+        return read_image(_content_of(image), "the open file")
     if isinstance(image, Image.Image):
         try:
-            return pixels_of(image)
+            if not _holds_bytes(image):
+                return pixels_of(image)
+            image = np.asarray(image)
         except UndecodableError as error:
             raise FacelitError(f"an image in memory: {error}. {_TAKEN}.") from None
     channels_first = isinstance(image, torch.Tensor)
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         image = (image.float() if image.is_floating_point() else image).numpy()
+    image = as_array(image)
     if not isinstance(image, np.ndarray):
         raise FacelitError(f"{_TAKEN}; not {type(image).__name__}.")
     array = _channels_last(image, channels_first)
@@ -62,6 +64,29 @@ def to_pixels(image: Any) -> str | Path | Pixels:
     if pixels.shape[2] == 4:
         return pixels_of(Image.fromarray(pixels, "RGBA"))
     return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def as_array(values: Any) -> Any:
+    """Arrays and columns of other libraries (pandas, TensorFlow, ...) as NumPy's; everything else as it is."""
+    is_other = hasattr(values, "__array__") and not isinstance(values, (np.ndarray, np.generic, torch.Tensor))
+    return np.asarray(values) if is_other else values
+
+
+def _content_of(file: Any) -> bytes:
+    try:
+        data = file.read()
+    except (OSError, ValueError) as error:  # closed; or text that is none
+        raise FacelitError(
+            f"the open file: cannot be read ({error}). Open it for reading bytes: open(path, 'rb')."
+        ) from None
+    if not isinstance(data, bytes):
+        raise FacelitError(f"{_TAKEN}; not text from {type(file).__name__}.")
+    return data
+
+
+def _holds_bytes(image: Image.Image) -> bool:
+    """Whether 8-bit values lie in 32-bit ones, as `Image.convert("I")` leaves them; those of a file have 16 bits."""
+    return image.mode == "I" and image.format is None and int(np.asarray(image).max(initial=0)) <= 255
 
 
 def _channels_last(array: npt.NDArray[Any], channels_first: bool) -> npt.NDArray[Any] | None:

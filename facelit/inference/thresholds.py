@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -56,9 +57,13 @@ def choose_threshold(
         FacelitError: There is no such threshold.
     """
     if threshold is not None:
-        if not -1 <= threshold <= 1:  # NaN too
+        try:
+            value = float(threshold)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not -1 <= value <= 1:  # NaN too
             raise FacelitError(f"option threshold: must be between -1 and 1 (cosine similarity), not {threshold}.")
-        return Threshold(float(threshold))
+        return Threshold(value)
     if not calibration:
         raise FacelitError(
             f"{checkpoint} holds no thresholds: it was trained without verification. Set one (--threshold 0.4, say), or have"

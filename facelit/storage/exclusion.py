@@ -59,15 +59,16 @@ def _fits_a_line(name: str) -> bool:
 
 
 def read_excluded_images(path: str | os.PathLike[str]) -> frozenset[str]:
-    """Reads the names of images.
+    """Reads the names of images; those of a list made on Windows may have backslashes.
 
     Raises:
         FacelitError: The file is missing, empty, or not text.
     """
     lines = read_text(path, "list of images", "exclude_images").splitlines()
-    names = frozenset(
-        name for line in lines if not line.startswith("#") and (name := line.split("\t")[0].strip().removeprefix("./"))
-    )
+    listed = (line.split("\t")[0].strip() for line in lines if not line.startswith("#"))
+    # With a slash in it, a backslash is part of a file's name.
+    named = (name if "/" in name else name.replace("\\", "/") for name in listed)
+    names = frozenset(name.removeprefix("./") for name in named if name)
     if not names:
         raise FacelitError(f"{os.fspath(path)}: the list of images is empty (option exclude_images).")
     return names

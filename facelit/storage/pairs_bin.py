@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
+from facelit.storage.downloads import left_by_download
 from facelit.storage.files import replace_file
 from facelit.storage.plain_arrays import PlainArray
 from facelit.storage.plain_pickle import RefusedError, load_plain
@@ -19,8 +20,13 @@ from facelit.storage.plain_pickle import RefusedError, load_plain
 _WAY_OUT = (
     "Get the set from where its authors put it; or, if you trust whoever made this one, which runs what is in it, write it anew:"
     ' python -c "import pickle; from facelit.storage.pairs_bin import write_pairs_bin; from pathlib import Path; images, same ='
-    " pickle.load(open('OLD.bin', 'rb'), encoding='bytes'); write_pairs_bin([bytes(image) for image in images], [bool(one) for one in"
-    " same], Path('NEW.bin'))\""
+    " pickle.load(open('OLD.bin', 'rb'), encoding='bytes'); write_pairs_bin([bytes(image) for image in images], [{0: False, 1:"
+    " True}[one] for one in same], Path('NEW.bin'))\""
+)
+"""Not `bool(one)`: that makes genuine pairs of -1 and of "False"."""
+_WHAT_IT_HOLDS = (
+    "A set is two lists: the bytes of 2N image files (JPEG, PNG or WebP), and for N pairs True or 1 (genuine) or False or 0 (impostor);"
+    " facelit.storage.pairs_bin.write_pairs_bin writes one."
 )
 
 _PACKED = {
@@ -30,8 +36,13 @@ _PACKED = {
     b"\xfd7zXZ": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc": "7-Zip",
+    b"Rar!": "RAR",
 }
 """How packed files begin; no pickle does."""
+
+
+class _ContentError(Exception):
+    """What a plain pickle holds in place of a verification set."""
 
 
 def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArray[np.bool_]]:
@@ -56,8 +67,12 @@ def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArr
     for start, kind in _PACKED.items():
         if data.startswith(start):
             raise FacelitError(f"{path}: this is a {kind} file, not a pickle. Unpack it first.")
+    if instead := left_by_download(path):
+        raise FacelitError(f"{path}: {instead}.")
     try:
         return _checked(load_plain(data), len(data))
+    except _ContentError as error:
+        raise FacelitError(f"{path}: {error}. {_WHAT_IT_HOLDS}") from None
     except RefusedError as error:
         raise FacelitError(f"{path}: refused: {error}. {_WAY_OUT}") from None
     except EOFError:
@@ -89,7 +104,7 @@ def _checked(found: object, size: int) -> tuple[list[bytes], npt.NDArray[np.bool
     """What was found in a file of `size` bytes, if it is a verification set, whatever kinds of lists, bytes and bools it is made of."""
     parts = [_as_list(part) for part in found] if isinstance(found, (tuple, list)) else []
     if len(parts) != 2 or any(part is None for part in parts):
-        raise RefusedError("it holds something else than two lists: images, and whether the pairs are genuine")
+        raise _ContentError("it holds something else than two lists")
     files: dict[int, bytes] = {}  # an object that is listed twice is copied once
     copied = 0
     for number, image in enumerate(parts[0] or []):
@@ -102,23 +117,30 @@ def _checked(found: object, size: int) -> tuple[list[bytes], npt.NDArray[np.bool
     is_same = parts[1] or []
     for number, same in enumerate(is_same):
         if not isinstance(same, (int, float)) or same not in (0, 1):
-            raise RefusedError(f"pair {number} is neither genuine nor impostor: a bool is expected")
+            raise _ContentError(f"pair {number} is neither genuine nor impostor: {repr(same)[:40]}")
     if not is_same or len(images) != 2 * len(is_same):
-        raise RefusedError(f"it holds {len(images):,} images for {len(is_same):,} pairs")
+        raise _ContentError(f"it holds {len(images):,} images for {len(is_same):,} pairs")
     return images, np.array(is_same, np.bool_)
 
 
 def _as_list(part: object) -> list[Any] | None:
     values = part.values if isinstance(part, PlainArray) else part
     if isinstance(values, np.ndarray):
-        return list(values.tolist())
+        return list(values.ravel().tolist())
     return list(values) if isinstance(values, (list, tuple)) else None
 
 
 def _as_bytes(image: object, number: int) -> bytes:
-    """A file's bytes, also where a recipe kept them as an array of them."""
+    """A file's bytes, also where a recipe kept them as an array of them, or Python 3 read Python 2's bytes as Latin-1."""
     if isinstance(image, PlainArray) and isinstance(image.values, np.ndarray) and image.values.itemsize == 1:
+        if image.values.ndim > 2:
+            raise _ContentError(f"image {number} is an array of pixels, {image.values.shape}, not a file's bytes")
         return image.values.tobytes()
+    if isinstance(image, str) and not image.isascii():  # no image file is ASCII, a path often
+        try:
+            return image.encode("latin-1")
+        except UnicodeEncodeError:
+            pass
     if not isinstance(image, (bytes, bytearray)):
-        raise RefusedError(f"image {number} is no bytes")
+        raise _ContentError(f"image {number} is no bytes")
     return bytes(image)

@@ -42,7 +42,8 @@ def read_pairs(
         option: The option that named the file, for messages.
 
     Raises:
-        FacelitError: The file is missing, empty or malformed (with the line number), or lacks a fold asked for.
+        FacelitError: The file is missing, empty or malformed (with the line number), pairs an image with itself, has an impostor
+            pair of one person, or lacks a fold asked for.
     """
     path = Path(path)
     lines = read_text(path, "pairs file", option).splitlines()
@@ -75,7 +76,8 @@ def _read_header(path: Path, line_number: int, fields: list[str]) -> tuple[int, 
     if len(counts) != len(fields) or len(counts) > 2 or not all(counts):
         raise FacelitError(
             f"{path}, line {line_number}: expected the number of folds and of pairs per fold (as in LFW's `10 300`),"
-            f" found {' '.join(fields)[:60]!r}."
+            f" found {' '.join(fields)[:60]!r}. For each fold its genuine pairs `name i j` follow, then its impostor pairs `name1 i"
+            " name2 j`, separated by tabs: bring other lists (CSV; those of CALFW and CPLFW, `Ann_0001.jpg 1`) into this form."
         )
     return (counts[0], counts[1]) if len(counts) == 2 else (1, counts[0])
 
@@ -90,6 +92,10 @@ def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: b
                     raise FacelitError(
                         f"{path}, line {line_number}: {name[:80]!r} is no name of a folder: it leads elsewhere."
                     )
+            if must_be_same and first == second:
+                raise FacelitError(f"{path}, line {line_number}: the genuine pair {row[:80]!r} is one image twice.")
+            if not must_be_same and comparable(first[0]) == comparable(second[0]):
+                raise FacelitError(f"{path}, line {line_number}: the impostor pair {row[:80]!r} is of one person.")
             return Pair(first, second, must_be_same, fold)
     hint = "" if len(row.split()) <= width else " Where a name has spaces in it, separate the fields by tabs."
     raise FacelitError(f"{path}, line {line_number}: expected the {kind} pair `{form}`, found {row[:80]!r}.{hint}")

@@ -35,7 +35,7 @@ class PlainArray:
     """An array, whose content follows later in a pickle.
 
     Attributes:
-        values: Flat: a NumPy array, or a list of objects; None until it is known.
+        values: A NumPy array, or a flat list of objects; None until it is known.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ def _text(value: object) -> str:
 
 
 def _values(dtype: PlainDtype, shape: object, data: object) -> Any:
-    """Flat values; they must be as many as the shape says."""
+    """An array's values, or a flat list of objects; they must be as many as the shape says."""
     if not isinstance(shape, tuple) or not all(type(length) is int and length >= 0 for length in shape):
         raise ValueError
     count = math.prod(shape)
@@ -102,4 +102,4 @@ def _values(dtype: PlainDtype, shape: object, data: object) -> Any:
         return data
     if not isinstance(data, (bytes, bytearray)) or len(data) != count * np.dtype(dtype.kind).itemsize:
         raise ValueError
-    return np.frombuffer(data, dtype.kind)
+    return np.frombuffer(data, dtype.kind).reshape(shape)

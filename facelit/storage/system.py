@@ -5,6 +5,7 @@ Without them everything works, a little slower or less guarded: this is the one 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -74,3 +75,22 @@ def allow_open_files(count: int) -> None:
     if count > soft // 4 and wanted > soft:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def spare_open_files(wanted: int) -> int | None:
+    """How many files this process may still open, its own limit raised where `wanted` takes that; None where nobody says."""
+    if resource is None:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        num_open = len(os.listdir("/dev/fd"))
+    except OSError as error:
+        return 0 if error.errno == errno.EMFILE else None
+    if soft == resource.RLIM_INFINITY:
+        return None
+    raised = num_open + wanted if hard == resource.RLIM_INFINITY else min(hard, num_open + wanted)
+    if raised > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    return int(soft) - num_open

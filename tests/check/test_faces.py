@@ -378,13 +378,15 @@ def test_pairs_that_do_not_fit(
         read_verification_sets(against, pairs, jobs=1)
 
 
-def test_images_named_in_a_list_are_left_out(people: People, tmp_path: Path) -> None:
+def test_images_named_in_a_list_are_left_out(people: People, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("a", "b", "c"):
         for number in range(3):
             people.add(tmp_path / "data" / name / f"{number}.png", axis(0))
     listed = tmp_path / "list.txt"
-    listed.write_bytes("\ufeff# a comment\na/1.png\tfar\r\nb/0.png\nb/1.png\nb/2.png\nc/9.png\n".encode())
-    folder = IdentityFolder("data", exclude_images=str(listed))
+    listed.write_bytes("\ufeff# a comment\na/1.png\tfar\r\nb/0.png\nb\\1.png\n.\\b\\2.png\nc/9.png\n".encode())
+    with caplog.at_level("INFO"):
+        folder = IdentityFolder("data", exclude_images=str(listed))
+    assert "leaves out 4 of 9 images; 1 of its 5 names match no image (c/9.png)." in caplog.text
     assert folder.identities == ["a", "c"]
     assert [str(Path(folder.name(index)).relative_to("data")) for index in range(len(folder))] == [
         "a/0.png",

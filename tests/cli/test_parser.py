@@ -69,6 +69,7 @@ def test_a_configuration_file(tmp_path: Path) -> None:
         (["x", "--quik"], "unknown option --quik. Did you mean --quick?"),
         (["x", "--jobs", "many"], r"--jobs many: not a valid value \(expected int\)"),
         (["x", "--kind", "c"], "kind"),
+        (["x", "--more", "p", "--more=q"], "--more is given twice: name all after one, --more A B"),
     ],
 )
 def test_slips_are_one_line(arguments: list[str], message: str) -> None:
@@ -173,3 +174,29 @@ def test_ctrl_c_while_torch_is_being_imported(
         main(["fit"])
     assert ended.value.code == 130
     assert capsys.readouterr().err == "facelit: stopped.\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImportError("libtorch.so: failed to map segment from shared object"), MemoryError("Unable to allocate 2 GiB")],
+)
+@pytest.mark.parametrize("command", ["fit", "pack"])
+def test_no_room_for_torch_or_images(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, command: str
+) -> None:
+    """As under `ulimit -v`, which ended in a traceback; other errors stay what they are."""
+
+    class Importing:
+        def __getattr__(self, name: str) -> object:
+            raise error
+
+    monkeypatch.setitem(
+        sys.modules, {"fit": "facelit.cli.training", "pack": "facelit.tools.pack"}[command], Importing()
+    )
+    with pytest.raises(SystemExit) as ended:
+        main([command])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"facelit: error: out of memory ({error}). `ulimit -v`")
+    error = ImportError("no such module")
+    with pytest.raises(ImportError, match="no such module"):
+        main([command])

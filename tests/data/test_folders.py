@@ -110,6 +110,10 @@ def test_pairs_file(tmp_path: Path, newline: str, separator: str) -> None:
     [
         ("", "is empty"),
         ("hello\n", "line 1"),
+        ("name,imagenum1,imagenum2,\nA,1,2,\n", "line 1.*genuine pairs `name i j`.*tabs.*CSV"),
+        ("A_0001.jpg 1\nA_0002.jpg 1\n", "line 1.*CPLFW"),
+        ("1\t1\nA\t1\t1\nA\t1\tB\t2\n", r"line 2.*'A\\t1\\t1' is one image twice"),
+        ("1\t1\nA B\t1\t2\nA B\t1\ta_b\t2\n", "line 3.*is of one person"),
         ("1\t1\nA\t1\t2\nA\t1\tB\n", "line 3.*impostor"),
         ("1\t1\nA\t1\tx\nA\t1\tB\t2\n", "line 2.*genuine"),
         ("1\t1\nA\t1\t2\n", "promises 2 pairs, the file has 1"),

@@ -68,6 +68,21 @@ def test_both_kinds_of_pairs(cfp: Path) -> None:
     assert np.array_equal(source.image(0), np.asarray(Image.open(source.names[0])))
 
 
+def test_folders_as_others_leave_them(cfp: Path) -> None:
+    """Poses in capitals, a Mac's folder among the splits."""
+    for folder in sorted((cfp / "crops").glob("*/*")):
+        folder.rename(folder.with_name(folder.name.capitalize()))
+    (cfp / "Protocol" / "Split" / "FP" / "__MACOSX").mkdir()
+    assert len(PairsCFP(cfp / "crops", cfp / "Protocol").is_same) == 5
+
+
+def test_an_image_paired_with_itself(cfp: Path) -> None:
+    (cfp / "Protocol" / "Split" / "FF" / "02" / "same.txt").write_text("5,6\n7,7\n")
+    with pytest.raises(FacelitError, match="pairs 004/frontal/01 with itself"):
+        PairsCFP(cfp / "crops", cfp / "Protocol", "FF")
+    PairsCFP(cfp / "crops", cfp / "Protocol", "FP")  # equal numbers there are two images
+
+
 def test_missing_images(cfp: Path) -> None:
     (cfp / "crops" / "001" / "profile" / "01.jpg").rename(cfp / "crops" / "001" / "profile" / "01.png")
     assert len(PairsCFP(cfp / "crops", cfp / "Protocol").is_same) == 5  # another suffix is no other image

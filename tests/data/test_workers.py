@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from facelit.data import workers as module
 from facelit.data.workers import Load, check_shared_memory, explain_lost_worker
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop
+from facelit.storage.system import spare_open_files
 from tiny_run import make_run
 
 MB = 2**20
@@ -55,10 +57,10 @@ def test_training_and_verification_add_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "free_shared_memory", lambda: 10 * MB)
     faces = SyntheticFaces(num_identities=10, images_per_identity=40)
     sets: dict[str, VerificationSource] = {"x": Black(400)}
-    FaceDataModule(faces, sets, batch_size=40, eval_batch_size=40, num_workers=2)._check_shared_memory("validate")
+    FaceDataModule(faces, sets, batch_size=40, eval_batch_size=40, num_workers=2)._check_workers("validate")
     both = FaceDataModule(faces, sets, batch_size=40, eval_batch_size=40, num_workers=2)
     with pytest.raises(FacelitError, match=r"data\.batch_size 40 and data\.eval_batch_size 40 keep up to 14 MB.*to 1,"):
-        both._check_shared_memory("fit")
+        both._check_workers("fit")
 
 
 def test_every_process_of_a_machine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +103,35 @@ def test_a_lost_worker_ends_the_run(act: str, told: str) -> None:
 def test_too_few_open_files(error: Exception) -> None:
     """torch's three ways to say it, and Python's, which ended in tracebacks."""
     assert "ulimit -n 4096" in str(explain_lost_worker(error))
+
+
+def test_open_files_are_reckoned_before_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `ulimit -n 22` a worker lost a batch that it could not hand over, and `fit` waited for it: with 2 workers, 5 batches of 3 tensors."""
+    data = FaceDataModule(verification={"x": Black(80)}, eval_batch_size=10, num_workers=2)
+    monkeypatch.setattr(module, "spare_open_files", lambda wanted: 28)
+    with pytest.raises(
+        FacelitError, match=r"too low .*: 28 more, and data\.num_workers 2 may take 29\. Raise it \(ulimit -n 4096\)"
+    ):
+        data.setup("validate")
+    FaceDataModule(verification={"x": Black(40)}, eval_batch_size=10, num_workers=2).setup("validate")  # 4 batches
+    FaceDataModule(verification={"x": Black(80)}, eval_batch_size=10, num_workers=0).setup("validate")
+    for spare in (29, None):
+        monkeypatch.setattr(module, "spare_open_files", lambda wanted, spare=spare: spare)
+        data.setup("validate")
+
+
+def test_spare_files_are_the_systems(tmp_path: Path) -> None:
+    spare = spare_open_files(0)
+    with (tmp_path / "open").open("w"):
+        assert spare_open_files(0) == (None if spare is None else spare - 1)
+    if spare is not None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft - 100, hard))
+            assert spare_open_files(0) == spare - 100
+            assert spare_open_files(spare) == spare  # raised again
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_no_room_for_another_process(

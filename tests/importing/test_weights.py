@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from facelit.checkpoints import read_checkpoint
 from facelit.errors import FacelitError
 from facelit.importing.weights import is_checkpoint, read_weights
 
@@ -127,6 +128,18 @@ def test_a_truncated_file(zipped: bool, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(FacelitError, match="truncated or damaged"):
         read_weights(path)
+
+
+def test_a_web_page_and_git_lfs_note(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    for read in (read_weights, read_checkpoint):
+        for text, what in (
+            ("\n<html>", "a web page"),
+            ("version https://git-lfs.github.com/spec/v1\n", "Git LFS's note"),
+        ):
+            path.write_text(text)
+            with pytest.raises(FacelitError, match=rf"w\.pth: not a .*\(this is {what}.*\. Download it again\)\."):
+                read(path)
 
 
 def test_files_without_weights(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """FaceModel against torch by hand, and against what validation wrote."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,21 @@ def model(trained: TrainedRun) -> FaceModel:
 @pytest.fixture(scope="module")
 def paths(trained: TrainedRun) -> list[Path]:
     return [trained.crop(person, number) for person in range(3) for number in (1, 2, 3)]
+
+
+class Column:
+    """What pandas' Series, of paths or of paths by name, is to facelit."""
+
+    ndim = 1
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.array(self.values, object)
+
+    def items(self) -> Any:
+        return iter(self.values)
 
 
 class PastedFaces:
@@ -226,6 +243,7 @@ def test_whatever_holds_the_same_picture(model: FaceModel, paths: list[Path]) ->
         grey,
         grey[..., None],
         Image.fromarray(grey),
+        Image.fromarray(grey).convert("I"),  # bytes in 32 bits: a shade of black, where 16 are assumed
         torch.from_numpy(grey.copy()),
         torch.from_numpy(grey[None] / 255),
     ):
@@ -241,6 +259,7 @@ def test_whatever_holds_the_same_picture(model: FaceModel, paths: list[Path]) ->
         np.array([str(path) for path in paths[:2]]),
         dict.fromkeys(paths[:2]).keys(),
         dict(enumerate(paths[:2])).values(),
+        Column(paths[:2]),
     ):
         np.testing.assert_allclose(model.embed(images), several, atol=1e-6)
     assert model.embed(Image.open(paths[0]), aligned=True).shape == (1, expected.shape[1])
@@ -253,6 +272,50 @@ def test_people_in_a_dict(model: FaceModel, paths: list[Path]) -> None:
     )
     assert gallery.names == ["a", "b", "c"]
     assert gallery.owners.tolist() == [0, 1, 2, 2]
+    assert model.enrol({7: paths[0], np.int64(8): paths[3]}).names == ["7", "8"]
+    assert model.enrol(Column([("a", paths[0]), ("b", paths[3])])).names == ["a", "b"]
+
+
+def test_slips_in_calls_are_told(model: FaceModel, paths: list[Path]) -> None:
+    """What a type checker would say; without one `which`, `template` and `on_bad_photo` were taken for another value in silence."""
+    one = paths[0]
+    slips: list[tuple[Callable[[Any], object], Any, str]] = [
+        (lambda which: model.embed(one, which=which), "big", "option which: one of largest, central, all, not 'big'"),
+        (
+            lambda how: model.enrol({"a": one}, template=how),
+            "median",
+            "option template: one of mean, all, not 'median'",
+        ),
+        (
+            lambda how: model.enrol({"a": one}, on_bad_photo=how),
+            "no",
+            "option on_bad_photo: one of error, skip, not 'no'",
+        ),
+        (lambda name: model.enrol({name: one}), None, "people: None is no name"),
+        (lambda name: model.enrol({name: one}), "", "people: '' is no name"),
+        (model.enrol, [one], "people: a folder .*, not list"),
+        (lambda gallery: model.identify(one, gallery, threshold=0), "people", "gallery: what enrol .* gives, not str"),
+        (
+            lambda limit: model.verify(one, one, threshold=limit),
+            "high",
+            "option threshold: must be between .* not high",
+        ),
+    ]
+    for call, given, message in slips:
+        with pytest.raises(FacelitError, match=message):
+            call(given)
+    assert model.verify(one, one, threshold=np.float32(0.5)).same
+
+
+def test_files_that_are_not_open_for_bytes(model: FaceModel, paths: list[Path]) -> None:
+    with paths[0].open(encoding="utf-8") as text, NamedTemporaryFile() as wrapped:
+        with pytest.raises(FacelitError, match=r"the open file: cannot be read .*open\(path, 'rb'\)"):
+            model.embed(text)
+        wrapped.write(paths[0].read_bytes())
+        wrapped.seek(0)
+        np.testing.assert_allclose(model.embed(wrapped), model.embed(paths[0]), atol=1e-6)
+    with pytest.raises(FacelitError, match=r"the open file: cannot be read .*closed"):
+        model.embed(text)
 
 
 def test_loading_leaves_the_random_state_alone(trained: TrainedRun) -> None:

@@ -58,8 +58,9 @@ def test_sets_are_read(tmp_path: Path, pickled: bytes) -> None:
         (tuple(IMAGES), tuple(IS_SAME)),
         (np.array(IMAGES, dtype=object), np.array(IS_SAME, np.float32)),
         ([np.frombuffer(image, np.uint8)[None] for image in IMAGES], [1.0, 0.0]),
+        ([one if one.isascii() else one.decode("latin-1") for one in IMAGES], np.array(IS_SAME)[:, None]),
     ],
-    ids=["numpy", "bytearrays", "tuples", "arrays", "floats"],
+    ids=["numpy", "bytearrays", "tuples", "arrays", "floats", "latin-1"],
 )
 def test_sets_of_posted_recipes_are_read(tmp_path: Path, content: object, protocol: int) -> None:
     images, is_same = read_pairs_bin(_write(tmp_path, pickle.dumps(content, protocol)))
@@ -113,20 +114,38 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         ((IMAGES, [b"", True]), "pair 0 is neither"),
         ((IMAGES, np.array([0.5, 1])), "pair 0 is neither"),
         ((IMAGES, [None, True]), "pair 0 is neither"),
+        ((IMAGES, [1, -1]), "pair 1 is neither.*: -1"),
+        ((IMAGES, ["True", "False"]), "pair 0 is neither.*'True'"),
+        (([np.zeros((4, 4, 3), np.uint8)] * 4, IS_SAME), r"image 0 is an array of pixels, \(4, 4, 3\)"),
+        (([*IMAGES[:3], "caf\u00e9 \u4e2d"], IS_SAME), "image 3 is no bytes"),
         (([*IMAGES[:3], np.zeros(3)], IS_SAME), "image 3 is no bytes"),
         ((dict(enumerate(IMAGES)), IS_SAME), "asks for EMPTY_DICT"),
     ],
 )
 def test_other_content_is_refused(tmp_path: Path, content: object, reason: str) -> None:
     path = _write(tmp_path, pickle.dumps(content, 4))
-    with pytest.raises(FacelitError, match=rf"some\.bin: refused: .*{reason}.*write_pairs_bin"):
+    with pytest.raises(FacelitError, match=rf"some\.bin: .*{reason}.*write_pairs_bin") as caught:
         read_pairs_bin(path)
+    # A line that would end in the same, or make genuine pairs of -1 and "False", is offered only where something else is in the way.
+    assert ("python -c" in str(caught.value)) == ("asks for" in reason)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_packed_file_is_named(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     with pytest.raises(FacelitError, match=r"this is a (gzip|bzip2|xz) file, not a pickle\. Unpack it first"):
         read_pairs_bin(_write(tmp_path, pack(pickle.dumps((IMAGES, IS_SAME)))))
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"\n<!DOCTYPE html><html><title>Virus scan warning</title></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS's note"),
+    ],
+)
+def test_what_a_download_left_instead(tmp_path: Path, data: bytes, what: str) -> None:
+    with pytest.raises(FacelitError, match=rf"some\.bin: this is {what}.*\. Download it again"):
+        read_pairs_bin(_write(tmp_path, data))
 
 
 def test_one_array_is_not_copied_again_and_again(tmp_path: Path) -> None:

@@ -118,16 +118,32 @@ def test_exports_come_back_and_embed_alike(theirs: Theirs, tmp_path: Path) -> No
     np.testing.assert_allclose(facelit.load(tmp_path / "face.ckpt").embed(crops), theirs.embed(*crops), atol=2e-5)
 
 
+def test_an_export_says_that_faces_were_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("safetensors")
+    own = trained_run()
+    kept = {"made_up": {**next(iter(facelit.load(own.checkpoint).calibration.values())), "drawn": True}}
+    for changes in ({"facelit__drawn": True}, {"facelit__calibration": kept}):
+        drawn = own.changed(tmp_path / "drawn.ckpt", **changes)
+        main(["export", str(tmp_path / "face.safetensors"), "--checkpoint", str(drawn)])
+        main(["import", str(tmp_path / "face.safetensors"), str(tmp_path / "face.ckpt"), "--overwrite"])
+        assert facelit.load(tmp_path / "face.ckpt").drawings == facelit.load(drawn).drawings
+
+
 def test_an_onnx_that_facelit_wrote(theirs: Theirs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It brings its thresholds along; and what cannot be done with an ONNX is refused in a line."""
     pytest.importorskip("onnxruntime")
     own, target = trained_run(), tmp_path / "face.ckpt"
-    main(["export", str(tmp_path / "face.onnx"), "--checkpoint", str(own.checkpoint)])
+    drawn = own.changed(tmp_path / "drawn.ckpt", facelit__drawn=True)
+    main(["export", str(tmp_path / "face.onnx"), "--checkpoint", str(drawn)])
     main(["import", str(tmp_path / "face.onnx"), str(target)])
     model, crops = facelit.load(target), [own.crop(0, 1), own.crop(1, 1)]
     expected = facelit.load(own.checkpoint)
     np.testing.assert_allclose(model.embed(crops), expected.embed(crops), atol=1e-5)
     assert model.calibration["tiny"]["thresholds"] == expected.calibration["tiny"]["thresholds"]
+    assert model.drawings.trained
+    message = fails(capsys, "verify", crops[0], crops[1], "--checkpoint", tmp_path / "face.onnx")
+    assert "face.onnx is no checkpoint: make one of it: " in message
+    assert "import" in message
     main(["import", str(tmp_path / "face.onnx"), str(tmp_path / "bgr.ckpt"), "--colour", "BGR"])
     assert not facelit.load(tmp_path / "bgr.ckpt").calibration  # they were not measured so
     (tmp_path / "face.onnx").unlink()
