@@ -41,7 +41,7 @@ class IdentityFolder(IdentitySource):
         exclude_folds: Where `exclude_identities` has folds (LFW's `people.txt`), exclude only those, counted from 1.
         resize: Resize images of another size to 112x112 instead of refusing them.
         exclude_images: A text file that names images to leave out, one `identity/file` per line, such as `facelit check
-            --checkpoint` writes. An identity with no other images is left out as well.
+            --checkpoint` writes. Names that match nothing exactly are compared as identities' are. An identity with no other images is left out as well.
         identity_depth: In a folder of images, how many folders lead to an identity's: 2 for `root/F0001/MID1/<image>`, whose
             identity is called `F0001/MID1`. Packs and InsightFace sets list their own identities.
 
@@ -136,32 +136,33 @@ def _named(store: CropStore, excluded: frozenset[str], path: str) -> npt.NDArray
     named = np.array([comparable(name) in wanted for name in store.identities], np.bool_)
     if len(named) and not named.any():
         raise FacelitError(
-            f"{path}: none of its {len(excluded):,} names is an identity of {store.path} (which has"
+            f"{path}: none of its {len(excluded):,} names (such as {min(excluded)[:80]!r}) is an identity of {store.path} (which has"
             f" {', '.join(list(store.identities[:2]))}, ...): nobody would be left out. VGGFace2's folders, say, are numbers."
         )
     strangers = unmatched(excluded, store.identities)
-    some = f" ({', '.join(strangers[:_SHOWN])}{', ...' if len(strangers) > _SHOWN else ''})" if strangers else ""
     rank_zero_info(
         f"{path}: leaves out {int(named.sum()):,} of {len(named):,} identities; {len(strangers):,} of its {len(excluded):,} names"
-        f" match nobody{some}."
+        f" match nobody{_some(strangers)}."
     )
     return named
+
+
+def _some(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})" if names else ""
 
 
 def _images_left(store: CropStore, path: str) -> npt.NDArray[np.bool_]:
     """Which images a list does not name; a list that names none of them is a mistake."""
     names = read_excluded_images(path)
-    rows = rows_named(store, names)
+    rows, strangers = rows_named(store, names)
     if not len(rows):
         example = f" (which has {store.name(0)}, ...)" if len(store) else ""
         raise FacelitError(
-            f"{path}: none of its {len(names):,} lines names an image of {store.path}{example}. A line is identity/file."
+            f"{path}: none of its {len(names):,} lines (such as {min(names)[:80]!r}) names an image of {store.path}{example}. A line is identity/file."
         )
-    strangers = sorted(names.difference(store.name(int(row)) for row in rows))
-    some = f" ({', '.join(strangers[:_SHOWN])}{', ...' if len(strangers) > _SHOWN else ''})" if strangers else ""
     rank_zero_info(
         f"{path}: leaves out {len(rows):,} of {len(store):,} images; {len(strangers):,} of its {len(names):,} names match"
-        f" no image{some}."
+        f" no image{_some(strangers)}."
     )
     left = np.ones(len(store), np.bool_)
     left[rows] = False

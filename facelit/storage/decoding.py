@@ -144,7 +144,9 @@ def damage_of_jpeg(error: Exception, data: bytes | memoryview) -> str:
         return ""
     padding = _PADDING.search(message)
     if padding and not 0xD0 <= int(padding[2], 16) <= 0xD9:
-        return ""
+        lines = bytes(data).count(b"\n")  # a picture has them without a CR before, unless it has hardly any
+        is_text = lines > 2 and lines == bytes(data).count(b"\r\n")
+        return "its line feeds were made CR LF: it was copied as text, such as in FTP's ASCII mode" if is_text else ""
     if padding and int(padding[2], 16) == 0xD9:
         end = bytes(data).rfind(b"\xff\xd9")
         if len(set(bytes(data)[max(0, end - int(padding[1])) : end])) == 1:

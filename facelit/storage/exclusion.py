@@ -16,7 +16,8 @@ import numpy.typing as npt
 from facelit.errors import FacelitError
 from facelit.storage.base import ImageStore
 from facelit.storage.files import replace_file
-from facelit.storage.text import read_text
+from facelit.storage.people import comparable
+from facelit.storage.text import read_text, unquoted
 
 
 def write_exclusion(path: Path, heading: str, rows: Iterable[Sequence[str]]) -> list[str]:
@@ -59,25 +60,39 @@ def _fits_a_line(name: str) -> bool:
 
 
 def read_excluded_images(path: str | os.PathLike[str]) -> frozenset[str]:
-    """Reads the names of images; those of a list made on Windows may have backslashes.
+    """Reads the names of images.
 
     Raises:
         FacelitError: The file is missing, empty, or not text.
     """
     lines = read_text(path, "list of images", "exclude_images").splitlines()
-    listed = (line.split("\t")[0].strip() for line in lines if not line.startswith("#"))
-    # With a slash in it, a backslash is part of a file's name.
-    named = (name if "/" in name else name.replace("\\", "/") for name in listed)
-    names = frozenset(name.removeprefix("./") for name in named if name)
+    fields = (unquoted(line.split("\t")[0]) for line in lines if not line.startswith("#"))
+    names = frozenset(name for field in fields if (name := field.removeprefix("./")))
     if not names:
         raise FacelitError(f"{os.fspath(path)}: the list of images is empty (option exclude_images).")
     return names
 
 
-def rows_named(store: ImageStore, names: Collection[str]) -> npt.NDArray[np.int64]:
-    """Rows of the images that are named, ascending, int64."""
-    folders = {name.rpartition("/")[0] for name in names}
+def rows_named(store: ImageStore, names: Collection[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Finds the images that a list names.
+
+    A name that is no image's is taken for those that `facelit.storage.people.comparable` calls the same, with backslashes as slashes.
+
+    Returns:
+        Their rows, ascending, int64; and the names that are no image's, sorted.
+    """
+    folders = {_key(name).rpartition("/")[0] for name in names}
     # Only images of these identities are asked for their names: there may be millions of others.
-    concerned = np.array([identity in folders for identity in store.identities], np.bool_)
+    concerned = np.array([_key(identity) in folders for identity in store.identities], np.bool_)
     likely = np.flatnonzero(concerned[store.labels])
-    return likely[np.array([store.name(int(row)) in names for row in likely], np.bool_)]
+    called = [store.name(int(row)) for row in likely]
+    inexact = set(names).difference(called)
+    keys = set(map(_key, inexact))
+    found = [name in names or _key(name) in keys for name in called]
+    known = set(map(_key, called))
+    return likely[np.array(found, np.bool_)], sorted(name for name in inexact if _key(name) not in known)
+
+
+def _key(name: str) -> str:
+    """Part by part, as an end of a name may have spaces."""
+    return "/".join(map(comparable, name.replace("\\", "/").split("/")))

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from facelit.errors import FacelitError
-from facelit.storage.text import read_text
+from facelit.storage.text import read_text, unquoted
 
 _NUMBER = re.compile(r"[^\W\d_]{0,4}[\W_]*\d[\d\W_]*|m\.[0-9a-z_]+", re.ASCII | re.IGNORECASE)
 """Names that are no person's: `0000045`, `n000002`, `id_17`, Freebase's `m.0b4x2_`."""
@@ -103,7 +103,7 @@ def read_people(
 
 def _people_by_fold(path: Path, rows: list[str]) -> list[list[str]]:
     # `ls -d */` and `find .` make lists of folders.
-    names = [row.split("\t")[0].strip().removeprefix("./").rstrip("/\\") for row in rows]
+    names = [unquoted(row.split("\t")[0]).removeprefix("./").rstrip("/\\") for row in rows]
     if not is_count(rows[0]) or all(map(str.isdecimal, rows)):  # CASIA's identities are numbers
         return [names]
     # people.txt starts with the number of folds, peopleDevTrain.txt at once with its number of people.

@@ -44,3 +44,9 @@ def read_text(path: str | os.PathLike[str], kind: str, option: str, errors: str 
             " `iconv -f CODEPAGE -t UTF-8 OLD > NEW`."
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def unquoted(field: str) -> str:
+    """A field of a line without the space around it, and without the quotes that spreadsheets and `ls -Q` put there."""
+    field = field.strip()
+    return field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch.optim import Optimizer
+from torch.optim import Optimizer, lr_scheduler
 
 from facelit.callbacks.verification import check_monitor
 from facelit.data.datamodule import FaceDataModule
@@ -82,6 +82,11 @@ class Optimization:
             settings["monitor"] = scheduler.monitor
             settings["frequency"] = self._epochs_between_figures(scheduler.monitor, module.trainer)
             check_monitor(scheduler.monitor, "monitor of model.lr_scheduler", module.trainer, module)
+        elif isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+            raise FacelitError(
+                "model.lr_scheduler: torch's ReduceLROnPlateau cannot be told which figure it looks at. Take Lightning's:"
+                " --model.lr_scheduler pytorch_lightning.cli.ReduceLROnPlateau --model.lr_scheduler.monitor train/loss"
+            )
         return {"optimizer": optimizer, "lr_scheduler": settings}  # type: ignore[return-value]  # TypedDict by hand
 
     def _epochs_between_figures(self, monitor: str, trainer: Trainer) -> int:

@@ -136,8 +136,9 @@ def missing_restart(data: bytes) -> bytes:
         (cut_to_a_third(encoded(picture(), progressive=True)), "premature end"),
         (cut_to_a_third(encoded(picture().resize((200, 300)))), "premature end"),
         (missing_restart(WITH_RESTARTS), "RST"),
+        (encoded(picture(), quality=90).replace(b"\n", b"\r\n"), "copied as text"),
     ],
-    ids=["colour", "grey", "cmyk", "progressive", "another size", "restart"],
+    ids=["colour", "grey", "cmyk", "progressive", "another size", "restart", "text"],
 )
 def test_damaged_jpegs_are_bad_images(tmp_path: Path, data: bytes, damage: str) -> None:
     """Pillow reads each of them, and fills in grey."""

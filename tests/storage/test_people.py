@@ -79,9 +79,13 @@ def test_what_word_processors_make_of_names(typed: str, plain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "listed", ["Ann/\nBo/\n", "./Ann\n./Bo\n", "./Ann/\n./Bo/", "Ann\\\nBo\\\n", "Ann\rBo\r", "Ann\n\u200bBo\u200b"]
+    "listed",
+    [
+        *("Ann/\nBo/\n", "./Ann\n./Bo\n", "./Ann/\n./Bo/", "Ann\\\nBo\\\n", "Ann\rBo\r", "Ann\n\u200bBo\u200b"),
+        *('"Ann"\r\n"Bo"\r\n', ' "Ann/"\t3\n"Bo/"'),
+    ],
 )
-def test_lists_made_by_ls_and_find(tmp_path: Path, listed: str) -> None:
+def test_lists_made_by_ls_find_and_spreadsheets(tmp_path: Path, listed: str) -> None:
     assert kept(tree(tmp_path / "crops", "Ann/1.png", "Bo/1.png", "Cy/1.png", "Di/1.png"), listed) == ["Cy", "Di"]
 
 
@@ -135,6 +139,20 @@ def test_byte_order_marks(tmp_path: Path, mark: bytes) -> None:
     assert read_pairs(write("pairs.txt", "1\t1\nA\t1\t2\nA\t1\tB\t2\n"))[0].first == ("A", 1)
     numbers = "30,50,80,50,55,70,35,90,75,90"
     assert list(read_landmarks(write("landmarks.csv", f"a.jpg,{numbers}\nb.jpg,{numbers}\n"))) == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"{JOSE}/a_1.png", "José_Núñez\\a_1.png", f'"{JOSE_APART}/a_1.png"', "./josé núñez/A_1.PNG"],
+    ids=["in one piece", "Windows", "quoted", "case"],
+)
+def test_images_excluded_whatever_the_spelling(tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str) -> None:
+    root = tree(tmp_path / "crops", *(f"{JOSE_APART}/{name}.png" for name in ("a_1", "a_2")), "Bo/b.png", "Bo/B.png")
+    (tmp_path / "list.txt").write_text(f"{line}\nBo/b.png\nBo/c.png\n")
+    with caplog.at_level("INFO"):
+        folder = IdentityFolder(root, exclude_images=str(tmp_path / "list.txt"))
+    assert [Path(folder.name(index)).name for index in range(len(folder))] == ["B.png", "a_2.png"]
+    assert "leaves out 2 of 4 images; 1 of its 3 names match no image (Bo/c.png)." in caplog.text
 
 
 def test_names_that_match_nobody_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
