@@ -95,4 +95,4 @@ def rows_named(store: ImageStore, names: Collection[str]) -> tuple[npt.NDArray[n
 
 def _key(name: str) -> str:
     """Part by part, as an end of a name may have spaces."""
-    return "/".join(map(comparable, name.replace("\\", "/").split("/")))
+    return "/".join(map(comparable, name.replace("\\", "/").removeprefix("./").split("/")))

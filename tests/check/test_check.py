@@ -260,7 +260,7 @@ def test_half_a_digest_is_not_enough(tmp_path: Path) -> None:
     store = open_store(clean_tree(tmp_path / "data", 1))
     scan = scan_images(store)
     facts = scan.facts.copy()
-    facts["digest"][1, 1] ^= 1
+    facts["digest"][1, 1] ^= np.uint64(1)
     same = VerificationSet("other", [], store, np.arange(3), Scan(facts, {}))
     (found,) = [one for one in find_all(store, scan, [same], 1) if one.key == "in_verification_by_image"]
     assert [item.entry["image"] for item in found.items()] == [store.name(0), store.name(2)]
