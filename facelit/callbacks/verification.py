@@ -120,8 +120,11 @@ class VerificationCallback(Callback):
             extra = {"missing_pairs": float(missing)} if missing else {}
             self._log(trainer, pl_module, name, {**self.results[name].as_dict(), **extra})
             note = f"  ({missing} pairs left out)" if missing else ""
-            when = f" at step {trainer.global_step}" if trainer.state.fn == "fit" else ""
-            rank_zero_info(f"{name}{when}: {self.results[name].summary()}{note}")
+            figures = f"{self.results[name].summary()}{note}"
+            if trainer.state.fn == "fit":
+                rank_zero_info(f"{name} at step {trainer.global_step}: {figures}")
+            elif trainer.is_global_zero:
+                print(f"{name}: {figures}", flush=True)  # what `validate` is for
         first = next(iter(self._metrics))
         pl_module.log("val/accuracy", self.results[first].accuracy, logger=False, sync_dist=trainer.world_size > 1)
         self._metrics = {}

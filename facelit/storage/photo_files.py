@@ -7,6 +7,7 @@ browsers have written, under whatever name: what ends or begins as a photo does 
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -145,8 +146,11 @@ def _why_unreadable(name: str) -> str:
 
 def _load(name: str) -> bool:
     """Makes a format known to Pillow, if it can be."""
-    if name in _CODECS and not features.check(_CODECS[name]):
-        return False
+    if codec := _CODECS.get(name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a Pillow that has never heard of it says so
+            if not features.check(codec):
+                return False
     try:
         module = import_module(_PLUGINS[name])
         if name == "HEIF":

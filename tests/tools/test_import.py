@@ -188,7 +188,7 @@ def test_an_onnx_is_measured_as_it_is(theirs: Theirs, tmp_path: Path, capsys: py
     found = facelit.load(tmp_path / "m.ckpt").embed(crop)[0]
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-4)
     main(["validate", "--config", str(theirs.config), "--ckpt_path", str(tmp_path / "m.ckpt")])
-    assert "tiny/accuracy" in capsys.readouterr().out
+    assert "tiny: accuracy" in capsys.readouterr().out
 
 
 def test_options_say_how_it_was_fed(theirs: Theirs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
