@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from facelit.errors import FacelitError
 
+_COUNTS_ONCE = (2, 11)
+"""The first torch whose compiled programs were seen to write a recomputed BatchNorm's statistics once; 2.6 and 2.8 write them twice."""
 _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
 
@@ -35,17 +37,29 @@ class RecomputedSequential(nn.Sequential):
         return input
 
 
-def recompute_activations(backbone: nn.Module) -> None:
+def recompute_activations(backbone: nn.Module, compiled: bool = False) -> None:
     """Makes the sequential stages of a network recompute their activations, in place.
 
     Only their class changes: parameters, names and state dict stay the same.
 
     Args:
         backbone: The network.
+        compiled: Whether it will be compiled.
 
     Raises:
-        FacelitError: It has no sequential stages.
+        FacelitError: It has no sequential stages; or this torch's compiled program would count batches twice.
     """
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if (
+        compiled
+        and version < _COUNTS_ONCE
+        and any(name.endswith("running_mean") for name, _ in backbone.named_buffers())
+    ):
+        raise FacelitError(
+            f"model.checkpoint_activations with model.compile needs torch {'.'.join(map(str, _COUNTS_ONCE))} or later: torch"
+            f" {torch.__version__} would update the running statistics of batch normalisation twice for each batch. Upgrade it, or turn one"
+            " of the two off."
+        )
     stages = list(_stages(backbone))
     if not stages:
         raise FacelitError(

@@ -98,7 +98,7 @@ class FaceRecognizer(LightningModule):
         if channels_last:
             backbone.to(memory_format=torch.channels_last)
         if recompute:
-            recompute_activations(backbone)
+            recompute_activations(backbone, compiled=bool(compile))
         self._compiled = make_compiled(compile)
 
     def _set_loss(self, head: Head, term: DistillationTerm | None) -> None:

@@ -99,3 +99,18 @@ def test_copies_recompute_too() -> None:
 def test_a_network_without_stages_is_refused() -> None:
     with pytest.raises(FacelitError, match=r"checkpoint_activations: Linear has no nn\.Sequential of blocks"):
         recompute_activations(nn.Linear(3, 2))
+
+
+def test_a_torch_that_counts_batches_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled, and with batch normalisation."""
+
+    def network(*norm: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 2, 3), *norm)
+
+    monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
+    with pytest.raises(FacelitError, match=r"torch 2\.11 or later: torch 2\.10\.1\+cpu would update"):
+        recompute_activations(network(nn.BatchNorm2d(2)), compiled=True)
+    recompute_activations(network(), compiled=True)
+    recompute_activations(network(nn.BatchNorm2d(2)))
+    monkeypatch.setattr(torch, "__version__", "2.11.0")
+    recompute_activations(network(nn.BatchNorm2d(2)), compiled=True)
