@@ -216,7 +216,7 @@ def test_other_weights_and_other_folders(
     options = ["--config", config, "--only", "folder", "--out", out]
     (out / "a").mkdir(parents=True)
     (out / "a" / ".about.json.1.tmp").write_text("{")  # of a killed process
-    assert run("suites", path, *options[:-1], out, "--only", "folder", "bin") == 0
+    assert run("suites", path, "--config", config, "--only", "folder", "bin", "--out", out) == 0
     before = ScoredPairs.load(out / "a" / "folder.npz").similarities
     (out / "a" / "folder.groups.json").write_text("{}")
     (tmp_path / "b").mkdir()
