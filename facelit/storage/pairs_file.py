@@ -76,8 +76,8 @@ def _read_header(path: Path, line_number: int, fields: list[str]) -> tuple[int, 
     if len(counts) != len(fields) or len(counts) > 2 or not all(counts):
         raise FacelitError(
             f"{path}, line {line_number}: expected the number of folds and of pairs per fold (as in LFW's `10 300`),"
-            f" found {' '.join(fields)[:60]!r}. Each fold's genuine pairs (`name i j`) and impostor pairs (`name1 i name2 j`)"
-            " follow, separated by tabs; bring other lists (CSV, CALFW's `Ann_0001.jpg 1`) into this form."
+            f" found {' '.join(fields)[:60]!r}. Each fold's genuine pairs `name i j` and impostor pairs `name1 i name2 j`"
+            " follow, separated by tabs; bring other lists (CSV; CALFW's and CPLFW's `Ann_0001.jpg 1`) into this form."
         )
     return (counts[0], counts[1]) if len(counts) == 2 else (1, counts[0])
 
