@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from facelit.errors import FacelitError
-from facelit.storage.downloads import left_by_download
+from facelit.storage.downloads import why_not_downloaded
 from facelit.storage.files import replacing
 
 CHECKPOINT_KEY = "facelit"
@@ -98,7 +98,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise FacelitError(f"checkpoint not found: {path}")
     if path.suffix.lower() in (".onnx", ".safetensors"):
-        raise FacelitError(f"{path} is no checkpoint: make one of it: facelit import {path.name} {path.stem}.ckpt")
+        raise FacelitError(f"{path} is not a checkpoint. Turn it into one: facelit import {path.name} {path.stem}.ckpt")
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
@@ -106,7 +106,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=is_zip)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        reason = left_by_download(path) or reason
+        reason = why_not_downloaded(path) or reason
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FacelitError(f"{path}: this file holds no Lightning checkpoint (no `state_dict` in it).")

@@ -8,7 +8,7 @@ the sample deviation / sqrt(10) as standard error; over several seeds their mean
 
 --choose holds a tenth of the training families out and tests on pairs of them and on LFW's View 1: recipes are chosen there,
 never on what is reported. --lfw_folds K ... is LFW's View 2 with outside data: the people of the other nine folds are
-trained on too, the fold's pairs are tested.
+trained on too, the fold's pairs are tested. --lfw_view_1, its development set in the same way, is where to choose a recipe for it.
 
 Each training's result is saved below --out, by the row's exact settings; repeating the command completes what is missing, and
 resumes a half-trained one from its last epoch.
@@ -61,6 +61,8 @@ def make_jobs(arguments: argparse.Namespace) -> dict[str, list[list[FaceJob]]]:
     splits: list[Split] = [Split(data)]
     if arguments.choose:
         splits = [Choosing(data)]
+    elif arguments.lfw_view_1:
+        splits = [WithLfw(data, None)]
     elif arguments.lfw_folds:
         splits = [WithLfw(data, fold) for fold in sorted(set(arguments.lfw_folds))]
     return {
@@ -159,6 +161,7 @@ def make_parser() -> argparse.ArgumentParser:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--choose", action="store_true", help="test on held-out people and LFW's View 1")
     split.add_argument("--lfw_folds", nargs="+", type=int, choices=ALL_FOLDS, metavar="K", help="View 2, outside data")
+    split.add_argument("--lfw_view_1", action="store_true", help="View 1, outside data: to choose a recipe for View 2")
     parser.add_argument("--out", type=Path, default=Path("runs/faces-compare"))
     parser.add_argument("--epochs", type=int, help="epochs, instead of the rows' own")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="options of `fit`, for all rows")

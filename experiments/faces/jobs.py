@@ -97,23 +97,34 @@ class Choosing(Split):
 
 
 class WithLfw(Split):
-    """LFW's View 2 with outside data: the people of nine folds are trained on too, the tenth's pairs are tested."""
+    """LFW with outside data: people of LFW are trained on too.
 
-    def __init__(self, data: Data, fold: int) -> None:
+    Args:
+        data: Where everything lies.
+        fold: View 2: the people of the other nine folds are trained on, this one's pairs are tested. None is View 1, to choose
+            a recipe: its development set's training people, and its test pairs.
+    """
+
+    def __init__(self, data: Data, fold: int | None) -> None:
         super().__init__(data)
         self.fold = fold
-        self.name = f"fold-{fold:02d}"
+        self.name = "view-1" if fold is None else f"fold-{fold:02d}"
 
     def prepare(self, folder: Path) -> tuple[Options, dict[str, Any]]:
-        """A folder of links to all who are trained on, and the fold's pairs in two halves."""
+        """A folder of links to all who are trained on, and the tested pairs in two halves."""
         lfw = self.data.root / "lfw"
-        tested = read_people(lfw / "lists" / "people.txt", [self.fold])
-        ours = {path.name: path for path in Path(self.data.crops("lfw")).iterdir() if path.name not in tested}
+        ours = {path.name: path for path in Path(self.data.crops("lfw")).iterdir()}
+        if self.fold is None:
+            trained = read_people(lfw / "lists" / "peopleDevTrain.txt")
+            ours = {name: path for name, path in ours.items() if name in trained}
+            pairs = read_pairs(lfw / "lists" / "pairsDevTest.txt", option="--data")
+        else:
+            tested = read_people(lfw / "lists" / "people.txt", [self.fold])
+            ours = {name: path for name, path in ours.items() if name not in tested}
+            pairs = read_pairs(lfw / "pairs.txt", [self.fold], option="--data")
         outside = {person: self.data.train / person for person in self.data.people()}
         link_people(folder / "people", outside | ours)
-        write_halves(
-            folder / "pairs.txt", halved(read_pairs(lfw / "pairs.txt", [self.fold], option="--data"), self.name)
-        )
+        write_halves(folder / "pairs.txt", halved(pairs, self.name))
         sets = {"lfw": self.data.set(self.data.crops("lfw"), folder / "pairs.txt")}
         return {"data.train.root": str(folder / "people")}, sets
 

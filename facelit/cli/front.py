@@ -110,8 +110,7 @@ def _end_without_memory(error: Exception) -> None:
     if isinstance(error, MemoryError) or "failed to map segment" in str(error) or "allocate memory" in str(error):
         what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         print(
-            f"facelit: error: out of memory ({what}). `ulimit -v` says how much address space the system allows: torch takes some 4 GB"
-            " of it.",
+            f"facelit: error: out of memory ({what}). Where `ulimit -v` limits the address space, allow more: torch alone takes some 4 GB.",
             file=sys.stderr,
         )
         sys.exit(2)

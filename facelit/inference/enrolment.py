@@ -141,7 +141,7 @@ def _one_each(people: People) -> dict[str, list[Photo]]:
     for key, ones in people.items():
         name = str(key) if isinstance(key, Integral) else key
         if not isinstance(name, str) or not name:
-            raise FacelitError(f"people: {key!r} is no name. Names are texts or whole numbers.")
+            raise FacelitError(f"people: {key!r} is not a name. Names are strings or whole numbers.")
         photos.setdefault(spelling.setdefault(comparable(name), name), []).extend(as_photos(ones))
     return photos
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 
 _BEGINNINGS = {
-    b"<": "a web page",
-    b"version https://git-lfs": "Git LFS's note on where a file is (`git lfs pull` fetches it)",
+    b"<": "a web page, or other XML",
+    b"version https://": "a pointer of Git LFS, whose file `git lfs pull` fetches",
 }
 
 
-def left_by_download(path: str | os.PathLike[str]) -> str:
-    """Says what lies in a binary file's place: a web page, or Git LFS's note. Empty where it is neither, or cannot be read."""
+def left_by_download(content: bytes) -> str:
+    """Says what a binary file's first 16 bytes or more belong to: a web page, or Git LFS's pointer. Empty where it is neither."""
+    start = content.lstrip()
+    return next((what for beginning, what in _BEGINNINGS.items() if start.startswith(beginning)), "")
+
+
+def why_not_downloaded(path: str | os.PathLike[str]) -> str:
+    """What to say where a file is in truth one of those. Empty where it is not, or cannot be read."""
     try:
         with open(path, "rb") as file:
-            start = file.read(100).lstrip()
+            found = left_by_download(file.read(100))
     except OSError:
         return ""
-    found = next((what for beginning, what in _BEGINNINGS.items() if start.startswith(beginning)), "")
     return found and f"this is {found}. Download it again"

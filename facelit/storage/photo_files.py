@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image, features
 
+from facelit.storage.downloads import left_by_download
 from facelit.storage.walking import files_below
 
 _FORMATS = {
@@ -125,8 +126,8 @@ def why_unreadable(filename: str) -> str:
 
 def why_unidentified(data: bytes) -> str:
     """What to say about a file that is none of `readable_formats`."""
-    if data.startswith(b"version https://"):
-        return "a pointer of Git LFS, and not the image itself: git lfs pull"
+    if found := left_by_download(data):
+        return f"not an image, but {found}"
     brand = data[8:12] if data[4:8] == b"ftyp" else b""
     kind = {b"avif": "AVIF", b"avis": "AVIF"}.get(brand, "HEIF" if brand else "")
     return (kind and _why_unreadable(kind)) or "not an image, or of an unknown format"

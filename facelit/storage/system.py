@@ -71,10 +71,8 @@ def allow_open_files(count: int) -> None:
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = soft + count if hard == resource.RLIM_INFINITY else min(hard, soft + count)
-    if count > soft // 4 and wanted > soft:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if count > soft // 4:
+        _raise_open_files(soft, hard, soft + count)
 
 
 def spare_open_files(wanted: int) -> int | None:
@@ -88,9 +86,14 @@ def spare_open_files(wanted: int) -> int | None:
         return 0 if error.errno == errno.EMFILE else None
     if soft == resource.RLIM_INFINITY:
         return None
-    raised = num_open + wanted if hard == resource.RLIM_INFINITY else min(hard, num_open + wanted)
+    return _raise_open_files(soft, hard, num_open + wanted) - num_open
+
+
+def _raise_open_files(soft: int, hard: int, wanted: int) -> int:
+    """The limit of open files, raised from `soft` to what is wanted, as far as `hard` and the system let it."""
+    raised = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
     if raised > soft:
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-            soft = raised
-    return int(soft) - num_open
+            return raised
+    return soft

@@ -196,7 +196,7 @@ def test_no_room_for_torch_or_images(
     with pytest.raises(SystemExit) as ended:
         main([command])
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"facelit: error: out of memory ({error}). `ulimit -v`")
+    assert capsys.readouterr().err.startswith(f"facelit: error: out of memory ({error}). Where `ulimit -v`")
     error = ImportError("no such module")
     with pytest.raises(ImportError, match="no such module"):
         main([command])

@@ -88,6 +88,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
     (lists / "people.txt").write_text("\n".join(["2", "4", *first, "4", *second]) + "\n")
     rows = (root / "lfw" / "pairs.txt").read_text().splitlines()[-8:]
     (lists / "pairsDevTest.txt").write_text("\n".join(["4", *rows]) + "\n")
+    (lists / "peopleDevTrain.txt").write_text("\n".join(["4", *first]) + "\n")
     (root / "cfp").symlink_to(root / "lfw")
     for kind in ("FF", "FP"):
         (root / "lfw" / f"pairs_{kind}.txt").write_text((root / "lfw" / "pairs.txt").read_text())
@@ -109,6 +110,11 @@ def test_who_is_tested_is_not_trained_on(data: Data, tmp_path: Path) -> None:
     assert sets.keys() == {"lfw"}
     WithLfw(data, 1).prepare(tmp_path)
     assert "person_00" not in {path.name for path in (tmp_path / "people").iterdir()}
+
+    training, sets = WithLfw(data, None).prepare(tmp_path)
+    assert {path.name for path in (tmp_path / "people").iterdir()} == trained
+    assert sets["lfw"]["init_args"]["pairs"] == str(tmp_path / "pairs.txt")
+    assert len((tmp_path / "pairs.txt").read_text().splitlines()) == 9
 
 
 def test_a_missing_folder_of_people_is_named(tmp_path: Path) -> None:

@@ -291,8 +291,8 @@ def test_slips_in_calls_are_told(model: FaceModel, paths: list[Path]) -> None:
             "no",
             "option on_bad_photo: one of error, skip, not 'no'",
         ),
-        (lambda name: model.enrol({name: one}), None, "people: None is no name"),
-        (lambda name: model.enrol({name: one}), "", "people: '' is no name"),
+        (lambda name: model.enrol({name: one}), None, "people: None is not a name"),
+        (lambda name: model.enrol({name: one}), "", "people: '' is not a name"),
         (model.enrol, [one], "people: a folder .*, not list"),
         (lambda gallery: model.identify(one, gallery, threshold=0), "people", "gallery: what enrol .* gives, not str"),
         (

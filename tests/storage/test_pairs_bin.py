@@ -140,7 +140,7 @@ def test_a_packed_file_is_named(tmp_path: Path, pack: Callable[[bytes], bytes]) 
     ("data", "what"),
     [
         (b"\n<!DOCTYPE html><html><title>Virus scan warning</title></html>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS's note"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "a pointer of Git LFS"),
     ],
 )
 def test_what_a_download_left_instead(tmp_path: Path, data: bytes, what: str) -> None:

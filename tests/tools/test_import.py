@@ -142,7 +142,7 @@ def test_an_onnx_that_facelit_wrote(theirs: Theirs, tmp_path: Path, capsys: pyte
     assert model.calibration["tiny"]["thresholds"] == expected.calibration["tiny"]["thresholds"]
     assert model.drawings.trained
     message = fails(capsys, "verify", crops[0], crops[1], "--checkpoint", tmp_path / "face.onnx")
-    assert "face.onnx is no checkpoint: make one of it: " in message
+    assert "face.onnx is not a checkpoint. Turn it into one: " in message
     assert "import" in message
     main(["import", str(tmp_path / "face.onnx"), str(tmp_path / "bgr.ckpt"), "--colour", "BGR"])
     assert not facelit.load(tmp_path / "bgr.ckpt").calibration  # they were not measured so
