@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from facelit.pictures import face_drawing
+from facelit.pictures.drawn_people import Identity, draw_identity, draw_shot
+from facelit.pictures.face_drawing import render
 from facelit.storage.images import Crop
 
 FaceKey = tuple[int, int, int]
@@ -27,8 +28,8 @@ def draw_face(seed: int, identity: int, image: int) -> Crop:
         uint8 RGB, shape (112, 112, 3).
     """
     person = _identity(seed, identity)
-    shot = face_drawing.draw_shot(np.random.default_rng([seed, identity, 1 + image]), person)
-    return face_drawing.render(person, shot)
+    shot = draw_shot(np.random.default_rng([seed, identity, 1 + image]), person)
+    return render(person, shot)
 
 
 def draw_faces(keys: Sequence[FaceKey]) -> npt.NDArray[np.uint8]:
@@ -37,5 +38,5 @@ def draw_faces(keys: Sequence[FaceKey]) -> npt.NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=64)
-def _identity(seed: int, identity: int) -> face_drawing.Identity:
-    return face_drawing.draw_identity(np.random.default_rng([seed, identity, 0]))
+def _identity(seed: int, identity: int) -> Identity:
+    return draw_identity(np.random.default_rng([seed, identity, 0]))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from facelit.align import TEMPLATE, estimate_similarity, warp
 from facelit.align.template import Border, share_beyond
 from facelit.errors import FacelitError
-from facelit.pictures.face_drawing import draw_identity, draw_shot, render
+from facelit.pictures.drawn_people import draw_identity, draw_shot
+from facelit.pictures.face_drawing import render
 
 Matrix = npt.NDArray[np.float64]
 

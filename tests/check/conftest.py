@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from facelit.tools import check as tool
+from numbered_people import People
 from planted_crops import plant
 
 
@@ -19,3 +21,10 @@ def planted(tmp_path: Path) -> tuple[Path, Path]:
     root, verification = tmp_path / "faces", tmp_path / "verification"
     plant(root, verification)
     return root, verification
+
+
+@pytest.fixture
+def people(monkeypatch: pytest.MonkeyPatch) -> People:
+    made = People()
+    monkeypatch.setattr(tool, "_open_network", lambda checkpoint, device: made.embed)
+    return made

@@ -8,8 +8,9 @@ from PIL import Image
 
 from facelit.check.scan import scan_images
 from facelit.errors import FacelitError
-from facelit.storage import folder as folder_module
-from facelit.storage.folder import INDEX_NAME, FolderStore
+from facelit.storage import folder_listing as listing_module
+from facelit.storage.folder import FolderStore
+from facelit.storage.folder_index import INDEX_NAME
 from facelit.storage.images import BadImageError
 from facelit.storage.packed import IDENTITIES, MANIFEST, PackedStore, shard_path
 from facelit.storage.packing import pack, verify
@@ -99,8 +100,8 @@ def test_packs_of_an_earlier_facelit_open(faces: Path, tmp_path: Path) -> None:
 
 
 def test_an_index_with_a_flipped_bit_is_made_anew(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "_RACY_NS", 0)  # what has just been written is relied on
-    monkeypatch.setattr(folder_module, "_CHANGE_TICK_NS", 0)
+    monkeypatch.setattr(listing_module, "_RACY_NS", 0)  # what has just been written is relied on
+    monkeypatch.setattr(listing_module, "_CHANGE_TICK_NS", 0)
     before = FolderStore(faces)
     listed = [(before.name(row), int(before.labels[row])) for row in range(len(before))]
     index = faces / INDEX_NAME

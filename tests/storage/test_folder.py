@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 from facelit.errors import FacelitError
-from facelit.storage import folder as folder_module
-from facelit.storage.folder import INDEX_NAME, FolderStore, index_folder
+from facelit.storage import folder_index as index_module
+from facelit.storage import folder_listing as listing_module
+from facelit.storage.folder import FolderStore
+from facelit.storage.folder_index import INDEX_NAME
+from facelit.storage.folder_listing import index_folder
 from facelit.storage.images import BadImageError, decode_crop
 
 OLD = round(time.time() - 1000)
@@ -69,13 +72,13 @@ def listed(store: FolderStore) -> list[tuple[str, str]]:
 def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the folders that were really listed."""
     seen: list[str] = []
-    original = folder_module._list_folder
+    original = listing_module._list_folder
 
     def spy(path: bytes) -> object:
         seen.append(os.path.basename(os.fsdecode(path)))
         return original(path)
 
-    monkeypatch.setattr(folder_module, "_list_folder", spy)
+    monkeypatch.setattr(listing_module, "_list_folder", spy)
     return seen
 
 
@@ -210,14 +213,14 @@ def test_where_nothing_can_be_written_the_list_is_made_each_time(
 
 def refuse_writing_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests may run as root, for whom no folder is read-only."""
-    original = folder_module.new_file
+    original = index_module.new_file
 
     def refuse(path: Path, schema: object) -> object:
         if path.parent == root:
             raise PermissionError(13, "Permission denied", path)
         return original(path, schema)
 
-    monkeypatch.setattr(folder_module, "new_file", refuse)
+    monkeypatch.setattr(index_module, "new_file", refuse)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not arrow", None], ids=["empty", "text", "cut short"])
@@ -231,7 +234,7 @@ def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: bytes | None) -> N
 
 def test_an_index_that_leads_out_of_the_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data that comes from a stranger may bring an index along, with the right checksum."""
-    monkeypatch.setattr(folder_module, "_checksum", lambda index: b"0")
+    monkeypatch.setattr(index_module, "_checksum", lambda index: b"0")
     root = make_tree(tmp_path / "faces", {"a": 1, "b": 1})
     FolderStore(root)
     data = (root / INDEX_NAME).read_bytes()
@@ -243,7 +246,7 @@ def test_an_index_that_leads_out_of_the_folder_is_not_used(tmp_path: Path, monke
 def test_a_slow_disk_is_listed_by_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting is shared out: 300 folders of 10 ms each are not listed one after the other."""
     root = make_tree(tmp_path / "faces", {f"p{number:03d}": 1 for number in range(300)})
-    original, at_once, most = folder_module._list_folder, [0], [0]
+    original, at_once, most = listing_module._list_folder, [0], [0]
 
     def slow(path: bytes) -> object:
         at_once[0] += 1
@@ -252,7 +255,7 @@ def test_a_slow_disk_is_listed_by_many_threads(tmp_path: Path, monkeypatch: pyte
         at_once[0] -= 1
         return original(path)
 
-    monkeypatch.setattr(folder_module, "_list_folder", slow)
+    monkeypatch.setattr(listing_module, "_list_folder", slow)
     assert listed(FolderStore(root)) == literal_listing(root)
     assert most[0] > 2
 
@@ -311,7 +314,7 @@ def test_the_second_start_on_a_slow_disk_is_shared_out_too(tmp_path: Path, monke
         at_once[0] -= 1
         return os.stat(path).st_mtime_ns, os.stat(path).st_ctime_ns
 
-    monkeypatch.setattr(folder_module, "_times_ns", slow)
+    monkeypatch.setattr(listing_module, "_times_ns", slow)
     FolderStore(root)
     assert most[0] > 2
 
@@ -321,7 +324,7 @@ def test_without_a_home_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.Mo
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(folder_module.Path, "home", no_home)
+    monkeypatch.setattr(index_module.Path, "home", no_home)
     root = make_tree(tmp_path / "faces", {"a": 2, "b": 2})
     root.chmod(0o555)
     assert listed(FolderStore(root)) == literal_listing(root)
@@ -376,7 +379,7 @@ def test_the_kept_list_of_one_depth_is_not_another_s(tmp_path: Path) -> None:
     assert len(FolderStore(root, 2)) == 4
     for depth in (1, 3):
         with pytest.raises(ValueError, match="leads elsewhere"):
-            folder_module._read_index(deep, depth)
+            index_module.read_index(deep, depth)
     again = pickle.loads(pickle.dumps(FolderStore(root, 2)))
     assert listed_names(again) == listed_names(FolderStore(root, 2))
 
