@@ -87,7 +87,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Loads a checkpoint without executing anything in it (`weights_only=True`).
 
     The checksums that torch writes into the file are compared, which reads it once more; `SKIP_CHECKSUMS` says how to do
-    without. (A checkpoint in torch's format from before 1.6, which is no zip file, has none.)
+    without. (A checkpoint in torch's format from before 1.6, which is not a zip file, has none.)
 
     Raises:
         FacelitError: The file is absent, damaged, or not a Lightning checkpoint.

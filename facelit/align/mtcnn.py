@@ -128,7 +128,7 @@ class MtcnnDetector:
         parts = []
         for start in range(0, max(1, len(found.scores)), _MAX_WINDOWS):
             some = found.of(np.arange(start, min(start + _MAX_WINDOWS, len(found.scores))))
-            windows = np.zeros((max(1, len(some.scores)), size, size, 3), np.uint8)  # an empty batch is no input
+            windows = np.zeros((max(1, len(some.scores)), size, size, 3), np.uint8)  # an empty batch is not an input
             for window, photo, box in zip(windows, some.photo, some.boxes.astype(int).tolist(), strict=False):
                 self._cut(images[photo], box, window)
             parts.append([output[: len(some.scores)] for output in self._run(name, _normalised(windows))])

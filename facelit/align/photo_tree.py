@@ -21,7 +21,7 @@ class PhotoTree(NamedTuple):
         stems: For each photo, by its path relative to `root`, in sorted order: the path of its crop relative to the folder of
             crops, without a suffix.
         unreadable: Photos of kinds that cannot be read here, and why.
-        others: Files that are no photos, neither by name nor by content.
+        others: Files that are not photos, neither by name nor by content.
     """
 
     root: Path

@@ -50,7 +50,7 @@ def estimate_similarity(landmarks: npt.ArrayLike, template: npt.ArrayLike = TEMP
     centred, target_centred = source - mean, target - target_mean
     spread = float((centred**2).sum())
     if not spread > _SMALLEST_SPREAD**2:
-        raise FacelitError("these landmarks are no face: they lie in one point, or are not numbers.")
+        raise FacelitError("these landmarks are not a face's: they lie in one point, or are not numbers.")
     (x, y), (u, v) = centred.T, target_centred.T
     a, b = float((x * u + y * v).sum()) / spread, float((x * v - y * u).sum()) / spread
     linear = np.array([[a, -b], [b, a]])

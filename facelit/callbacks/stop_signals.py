@@ -63,7 +63,7 @@ class StopSignals(Callback):
     """
 
     stopping: ClassVar[bool] = False
-    """Whether the run of this process has agreed to stop: other processes then end, too, and that is no failure."""
+    """Whether the run of this process has agreed to stop: other processes then end, too, and that is not a failure."""
 
     def __init__(self, command_line: bool = False) -> None:
         self._command_line = command_line

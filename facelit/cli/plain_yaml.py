@@ -1,4 +1,4 @@
-"""Refusing YAML that is no configuration, before a parser makes objects of it."""
+"""Refusing YAML that is not a configuration, before a parser makes objects of it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def check_config_file(path: Path) -> None:
     Where the file is absent this does nothing: the parser that reads it says so.
 
     Raises:
-        FacelitError: It is no file, no text, no YAML, no options, too large or too deep for a configuration, names an option twice, or its
-            aliases stand for more than a configuration holds, or for what they lie in.
+        FacelitError: It is not a file, not text, not YAML or not options; is too large or too deep for a configuration; names an option
+            twice; or its aliases stand for more than a configuration holds, or for what they lie in.
     """
     try:
         status = path.stat()

@@ -152,7 +152,7 @@ def end_now(status: int) -> NoReturn:
     With torch and Lightning imported that takes two CPU seconds, one process after the other: on a busy machine half a minute
     each, which nobody has who was told to stop.
     """
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are no daemons, as the interpreter does
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are not daemons, as the interpreter does
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

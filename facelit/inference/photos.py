@@ -117,7 +117,7 @@ def as_photos(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
         return list(images) if images.ndim == 4 or is_of_paths else [images]
     if isinstance(images, (Iterator, Set, ValuesView)) and not isinstance(images, io.IOBase):
         return list(images)  # Path.glob, map, a dict's values
-    # Numbers and None are no photo either: `to_pixels` says so.
+    # Numbers and None are not photos either: `to_pixels` says so.
     return images if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray) else [images]
 
 

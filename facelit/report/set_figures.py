@@ -142,7 +142,7 @@ def accepted_counts(scores: Floats, genuine: Booleans, also: list[float]) -> Acc
     Args:
         scores: float64 (N,), finite.
         genuine: bool (N,).
-        also: Thresholds that are no multiples.
+        also: Thresholds that are not multiples.
     """
     steps = np.floor(scores * STEPS_PER_UNIT)
     # A product is rounded: the highest multiple that is not above the score, as comparing says.

@@ -137,7 +137,7 @@ def has_exif(jpeg: bytes) -> bool:
 def damage_of_jpeg(error: Exception, data: bytes | memoryview) -> str:
     """What simplejpeg says about a damaged picture; empty where it says something else, or nothing is lost.
 
-    Bytes too many are no damage before the picture begins, or if they are mere filling before the end.
+    Surplus bytes do no harm before the picture begins, or if they are mere filling before the end.
     """
     message = str(error)
     if not message.lower().startswith(_DAMAGE):

@@ -76,10 +76,10 @@ def read_excluded_images(path: str | os.PathLike[str]) -> frozenset[str]:
 def rows_named(store: ImageStore, names: Collection[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
     """Finds the images that a list names.
 
-    A name that is no image's is taken for those that `facelit.storage.people.comparable` calls the same, with backslashes as slashes.
+    A name that is not an image's is taken for those that `facelit.storage.people.comparable` calls the same, with backslashes as slashes.
 
     Returns:
-        Their rows, ascending, int64; and the names that are no image's, sorted.
+        Their rows, ascending, int64; and the names that are not an image's, sorted.
     """
     folders = {_key(name).rpartition("/")[0] for name in names}
     # Only images of these identities are asked for their names: there may be millions of others.

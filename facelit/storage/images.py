@@ -67,7 +67,7 @@ def read_file(path: Path | str) -> bytes:
     try:
         with open(path, "rb", buffering=0, opener=_open_now) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise BadImageError(str(path), "it is no file")
+                raise BadImageError(str(path), "it is not a file")
             return file.read()
     except FileNotFoundError:
         raise BadImageError(str(path), "no such image file") from None

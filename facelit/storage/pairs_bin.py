@@ -57,7 +57,7 @@ def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArr
         The encoded images, two for each pair, and whether each pair is genuine, bool, shape (num_pairs,).
 
     Raises:
-        FacelitError: The file cannot be read, is cut short, is no pickle, asks for something to be called, or holds
+        FacelitError: The file cannot be read, is cut short, is not a pickle, asks for something to be called, or holds
             something else.
     """
     try:
@@ -142,5 +142,5 @@ def _as_bytes(image: object, number: int) -> bytes:
         except UnicodeEncodeError:
             pass
     if not isinstance(image, (bytes, bytearray)):
-        raise _ContentError(f"image {number} is no bytes")
+        raise _ContentError(f"image {number} is not of type bytes")
     return bytes(image)

@@ -90,7 +90,7 @@ def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: b
             for name, _ in (first, second):
                 if "/" in name or name in (".", ".."):
                     raise FacelitError(
-                        f"{path}, line {line_number}: {name[:80]!r} is no name of a folder: it leads elsewhere."
+                        f"{path}, line {line_number}: {name[:80]!r} is not a folder's name: it leads elsewhere."
                     )
             if must_be_same and first == second:
                 raise FacelitError(f"{path}, line {line_number}: the genuine pair {row[:80]!r} is one image twice.")

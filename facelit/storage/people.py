@@ -11,7 +11,7 @@ from facelit.errors import FacelitError
 from facelit.storage.text import read_text, unquoted
 
 _NUMBER = re.compile(r"[^\W\d_]{0,4}[\W_]*\d[\d\W_]*|m\.[0-9a-z_]+", re.ASCII | re.IGNORECASE)
-"""Names that are no person's: `0000045`, `n000002`, `id_17`, Freebase's `m.0b4x2_`."""
+"""Names that are not a person's: `0000045`, `n000002`, `id_17`, Freebase's `m.0b4x2_`."""
 _TYPED = str.maketrans(dict.fromkeys("‘’ʼ", "'") | dict.fromkeys("‐‒–—−", "-"))
 """Signs that word processors put in place of those that were typed."""
 _MOSTLY = 0.9

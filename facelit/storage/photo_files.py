@@ -97,7 +97,7 @@ class Found(NamedTuple):
 
 
 def find_photos(root: Path) -> Found:
-    """All files below `root`; see `facelit.storage.walking.files_below`. Opens those whose names are no photos'."""
+    """All files below `root`; see `facelit.storage.walking.files_below`. Opens those whose names are not a photo's."""
     others: list[Path] = []
 
     def is_wanted(entry: os.DirEntry[str]) -> bool:

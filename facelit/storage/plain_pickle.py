@@ -35,7 +35,7 @@ def load_plain(data: bytes) -> object:
         data: A pickle of any protocol.
 
     Raises:
-        RefusedError: It asks for anything else, or is no pickle.
+        RefusedError: It asks for anything else, or is not a pickle.
         EOFError: It ends too early.
     """
     return _Unpickler(data).load()
@@ -96,7 +96,7 @@ class _Unpickler:
 
     def _pop(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise RefusedError(f"byte {self._at} takes what was never made: this is no pickle, or a damaged one")
+            raise RefusedError(f"byte {self._at} takes what was never made: this is not a pickle, or a damaged one")
         return self._stack.pop()
 
     def _pop_to_mark(self) -> list[Any]:
@@ -104,7 +104,7 @@ class _Unpickler:
         while at >= 0 and self._stack[at] is not _MARK:
             at -= 1
         if at < 0:
-            raise RefusedError(f"byte {self._at} takes what was never made: this is no pickle, or a damaged one")
+            raise RefusedError(f"byte {self._at} takes what was never made: this is not a pickle, or a damaged one")
         items = self._stack[at + 1 :]
         del self._stack[at:]
         return items
@@ -133,7 +133,7 @@ class _Unpickler:
 
     def _recall(self, number: int) -> None:
         if number not in self._memo:
-            raise RefusedError(f"byte {self._at} recalls what was never made: this is no pickle, or a damaged one")
+            raise RefusedError(f"byte {self._at} recalls what was never made: this is not a pickle, or a damaged one")
         self._push(self._memo[number])
 
     def _tuple(self, length: int) -> None:
@@ -290,4 +290,4 @@ _KNOWN = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.o
 
 
 def _asks_for(code: bytes) -> str:
-    return f"asks for {_KNOWN[code]}" if code in _KNOWN else f"({code!r}) is no pickle's"
+    return f"asks for {_KNOWN[code]}" if code in _KNOWN else f"({code!r}) is not part of a pickle"

@@ -266,7 +266,7 @@ def _labels(file: RecordFile, index: Index) -> npt.NDArray[np.float32]:
     """The first label of each image, from its own record; float32, shape (num_records,).
 
     Raises:
-        FacelitError: One of the records is no image.
+        FacelitError: One of the records is not an image.
     """
     labels = np.empty(len(index.keys), np.float32)
     with progress_bar(f"Reading labels of {file.path}", len(labels), quiet_below=_WORTH_A_BAR) as show:
@@ -283,11 +283,11 @@ def _labels(file: RecordFile, index: Index) -> npt.NDArray[np.float32]:
 
 
 def _whole_numbers(file: RecordFile, images: Index, labels: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
-    """Labels as int32; raises `FacelitError` naming the first image whose label is no identity's number."""
+    """Labels as int32; raises `FacelitError` naming the first image whose label is not an identity's number."""
     bad = np.flatnonzero(~(np.abs(labels) <= _EXACT) | (labels != np.floor(labels)))
     if len(bad):
         place = file.place(int(images.keys[bad[0]]), int(images.offsets[bad[0]]))
-        raise FacelitError(f"{place}: its label {labels[bad[0]]} is no identity's number. {DOWNLOAD_AGAIN}")
+        raise FacelitError(f"{place}: its label {labels[bad[0]]} is not an identity's number. {DOWNLOAD_AGAIN}")
     return labels.astype(np.int32)
 
 

@@ -55,7 +55,9 @@ class GroupsFile:
                 if row and any(field.strip() for field in row):
                     self._add(rows.line_num, [field.strip() for field in row], header)
         except csv.Error as error:
-            raise FacelitError(f"{path}, line {rows.line_num}: this is no table ({error}; option --groups).") from None
+            raise FacelitError(
+                f"{path}, line {rows.line_num}: this is not a table ({error}; option --groups)."
+            ) from None
         self._check_values()
 
     def _read_header(self, header: list[str]) -> tuple[str, list[str]]:

@@ -29,7 +29,7 @@ class SuiteSet(NamedTuple):
     Attributes:
         name: Its name in the configuration.
         source: Its images and pairs.
-        root: Folder of the images; None where they are no files of their own.
+        root: Folder of the images; None where they are not files of their own.
         names: Name of each image: its path relative to `root`, with slashes; the source's own name where there is none.
     """
 

@@ -84,7 +84,7 @@ class Distillation(nn.Module):
         """Opens the teacher and makes the loss, before the optimizer is made.
 
         Raises:
-            FacelitError: The file is missing or is no network that embeds crops; or the backbone's width is unknown.
+            FacelitError: The file is missing or is not a network that embeds crops; or the backbone's width is unknown.
         """
         if self._teacher is not None:
             return

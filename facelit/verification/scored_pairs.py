@@ -34,7 +34,7 @@ class ScoredPairs:
         first: Name of each pair's first image, length N: a path relative to `root`; a name of another kind, such as `lfw.bin[12]`, where
             `root` is None; or "" where it is unknown.
         second: Likewise, of the second image.
-        root: Folder of the images; None where they are no files of their own.
+        root: Folder of the images; None where they are not files of their own.
 
     Raises:
         FacelitError: The lengths differ, or a similarity is NaN or infinite.

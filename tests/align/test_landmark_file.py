@@ -53,7 +53,7 @@ def test_odd_names(tmp_path: Path) -> None:
         ([["a.jpg", *NUMBERS[:9], "x"]], r"line 1: 'x' is not a number"),
         ([["a.jpg", *NUMBERS], HEADER], r"line 2: .* is not a number"),
         ([["a.jpg", *NUMBERS], ["a.jpg", *NUMBERS]], r"line 2: a.jpg has an earlier line"),
-        ([["a.jpg", *["5"] * 10]], r"line 1: these landmarks are no face"),
+        ([["a.jpg", *["5"] * 10]], r"line 1: these landmarks are not a face's"),
         ([HEADER], "no landmarks here"),
         ([], "no landmarks here"),
     ],

@@ -125,7 +125,7 @@ def other_format() -> bytes:
     ("data", "reason"),
     [
         (b"", "the file is empty"),
-        (b"this is no image\n", "not an image, or of an unknown format"),
+        (b"this is not an image\n", "not an image, or of an unknown format"),
         (jpeg()[: len(jpeg()) // 2], "cannot read this image"),
         (other_format(), "not an image, or of an unknown format"),
         (b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "image"),

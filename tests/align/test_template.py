@@ -87,8 +87,8 @@ def test_a_mirrored_face_is_not_mirrored_back() -> None:
 
 
 @pytest.mark.parametrize("landmarks", [np.full((5, 2), 7.0), np.full((5, 2), np.nan), np.full((5, 2), np.inf)])
-def test_points_that_are_no_face_are_refused(landmarks: Matrix) -> None:
-    with pytest.raises(FacelitError, match="no face"), np.errstate(invalid="ignore"):
+def test_points_that_are_not_a_face_are_refused(landmarks: Matrix) -> None:
+    with pytest.raises(FacelitError, match="not a face"), np.errstate(invalid="ignore"):
         estimate_similarity(landmarks)
 
 

@@ -20,7 +20,7 @@ from tiny_run import make_run
 def test_parts_and_parameters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], shown: bool
 ) -> None:
-    """Of the tiny run: 8 centers and 8 softmax vectors of 16 numbers, with 8 biases; the centers are no trained parameters."""
+    """Of the tiny run: 8 centers and 8 softmax vectors of 16 numbers, with 8 biases; the centers are not trained parameters."""
     run = make_run(tmp_path, trainer__enable_model_summary=True, trainer__fast_dev_run=True)
     main(["fit", "--config", str(run), *options])
     out = capsys.readouterr().out

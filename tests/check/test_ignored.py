@@ -1,4 +1,4 @@
-"""What in a folder is no part of a training set: told, and told apart."""
+"""What in a folder is not a part of a training set: told, and told apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from planted_crops import clean_tree, face, items, save
 
 
 def with_ignored(root: Path) -> Path:
-    """A clean tree with everything in it that is no part of a training set."""
+    """A clean tree with everything in it that is not a part of a training set."""
     clean_tree(root)
     for name in ("a.HEIC", "b.jxl", "notes.txt", "bare"):
         (root / "person_1" / name).write_bytes(b"x")

@@ -144,7 +144,7 @@ def test_pack_and_verify_by_the_command_line(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_names_that_the_console_cannot_print(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, or under PYTHONIOENCODING=ascii: the findings, not a traceback; and bytes that are no UTF-8."""
+    """As on Windows, or under PYTHONIOENCODING=ascii: the findings, not a traceback; and bytes that are not UTF-8."""
     write_crops(tmp_path / "crops", num_identities=2, images_each=2)
     for name in ("李小龙", "Bad\udce9"):
         (tmp_path / "crops" / name).mkdir()

@@ -159,7 +159,7 @@ def test_a_wrong_first_line_is_said_in_one(tmp_path: Path, file: str, text: str,
     path = folder / f"meta/ijbc_{file}"
     lines = path.read_text().splitlines()
     if file.endswith("csv"):
-        lines = lines[1:]  # numbers in the first line are no heading
+        lines = lines[1:]  # numbers in the first line are not a heading
     path.write_text("\n".join([text, *lines]) + "\n")
     with pytest.raises(FacelitError, match=message) as caught:
         read_ijb(folder)

@@ -433,6 +433,6 @@ def test_a_pipe_and_a_folder_are_no_images(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "ann" / "1.jpg")
     (tmp_path / "ann" / "0.jpg").symlink_to(tmp_path / "nowhere.jpg")
     store = FolderStore(tmp_path)
-    for row, reason in enumerate(("no such image file", "it is no file", "it is no file|Is a directory")):
+    for row, reason in enumerate(("no such image file", "it is not a file", "it is not a file|Is a directory")):
         with pytest.raises(BadImageError, match=reason):
             store.encoded(row)

@@ -20,9 +20,9 @@ from facelit.storage.people import read_people
     [
         ("a\t\u00b2\t2", r"line 2: expected the genuine pair `name i j`, found 'a\\t\u00b2\\t2'"),
         (f"a\t1\t{'9' * 5000}", r"line 2: expected the genuine pair `name i j`, found 'a\\t1\\t999"),
-        ("../../etc\t1\t2", r"line 2: '\.\./\.\./etc' is no name of a folder"),
-        ("..\t1\t2", r"line 2: '\.\.' is no name of a folder"),
-        ("/etc\t1\t2", r"line 2: '/etc' is no name of a folder"),
+        ("../../etc\t1\t2", r"line 2: '\.\./\.\./etc' is not a folder's name"),
+        ("..\t1\t2", r"line 2: '\.\.' is not a folder's name"),
+        ("/etc\t1\t2", r"line 2: '/etc' is not a folder's name"),
         ("a\0b\t1\t2", r"not a text file"),
     ],
 )
@@ -37,7 +37,7 @@ def test_rows_of_pairs(tmp_path: Path, row: str, message: str) -> None:
 def test_the_second_name_of_a_pair(tmp_path: Path) -> None:
     path = tmp_path / "pairs.txt"
     path.write_text("1\t1\na\t1\t2\na\t1\t../b\t1\n", encoding="utf-8")
-    with pytest.raises(FacelitError, match=r"line 3: '\.\./b' is no name"):
+    with pytest.raises(FacelitError, match=r"line 3: '\.\./b' is not a folder's name"):
         read_pairs(path)
 
 

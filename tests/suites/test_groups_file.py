@@ -51,7 +51,7 @@ def test_the_same_row_twice_is_no_contradiction(tmp_path: Path) -> None:
         ("image\tsex\n", "nothing below the header"),
         ("image\tsex\na\tf\nb\n", "line 3: 1 fields, but the header has 2"),
         ("identity\tsex\na b\tf\nA_B\tm\n", "line 3: A_B is there twice, in different groups"),
-        ('image\tsex\n"a\tf\n', "this is no table"),
+        ('image\tsex\n"a\tf\n', "this is not a table"),
         ("image\tage\n" + "".join(f"{n}\t{n}\n" for n in range(101)), "column age has 101 different values"),
     ],
 )

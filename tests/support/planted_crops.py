@@ -40,7 +40,7 @@ def plant(root: Path, verification: Path) -> None:
         for number in (1, 2):
             image = face(1000 + number + 10 * len(name))
             save(image, verification / name / f"{name}_{number:04d}.jpg")
-    (root / "person_0" / "text.jpg").write_text("this is no image\n")
+    (root / "person_0" / "text.jpg").write_text("this is not an image\n")
     whole = io.BytesIO()
     Image.fromarray(np.random.default_rng(5).integers(0, 256, (112, 112, 3), dtype=np.uint8)).save(whole, "jpeg")
     (root / "person_0" / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])

@@ -37,7 +37,7 @@ HEADINGS = [
 
 
 def headings(text: str) -> list[str]:
-    """Of the card's own text: what stands in a code block is no heading."""
+    """Of the card's own text: what stands in a code block is not a heading."""
     return re.findall(r"^#+ .*$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
 
 
