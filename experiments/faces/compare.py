@@ -8,7 +8,8 @@ the sample deviation / sqrt(10) as standard error; over several seeds their mean
 
 --choose holds a tenth of the training families out and tests on pairs of them and on LFW's View 1: recipes are chosen there,
 never on what is reported. --lfw_folds K ... is LFW's View 2 with outside data: the people of the other nine folds are
-trained on too, the fold's pairs are tested. --lfw_view_1, its development set in the same way, is where to choose a recipe for it.
+trained on too, the fold's pairs are tested; with --folds_per_network 5 two networks do for all ten, each trained on five folds.
+--lfw_view_1, the development set in the same way, is where to choose a recipe for it.
 
 Each training's result is saved below --out, by the row's exact settings; repeating the command completes what is missing, and
 resumes a half-trained one from its last epoch.
@@ -31,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.faces.jobs import Choosing, Data, FaceJob, PairScores, Split, WithLfw
+from experiments.faces.jobs import Choosing, Data, FaceJob, Split, WithLfw
 from experiments.faces.rows import LEVERS, row_names, row_options
 from experiments.lfw.recipes import Options, parse_overrides, with_changes
 from experiments.runner import Runner, check_json, guarded, stop_at_sigterm
@@ -47,12 +48,15 @@ def evaluate(jobs: Sequence[FaceJob], name: str, flip_average: bool = False) -> 
     parts = [job.scores(name, flip_average) for job in jobs]
     if len(parts) == 1:
         return evaluate_pairs(*parts[0])
-    whole = PairScores(
+    counts = [job.split.num_folds for job in jobs]
+    # A network's only fold came in two halves, for a threshold of its own.
+    folds = [part.folds if count > 1 else 0 * part.folds for part, count in zip(parts, counts, strict=True)]
+    first = np.cumsum([0, *counts[:-1]])
+    return evaluate_pairs(
         np.concatenate([part.scores for part in parts]),
         np.concatenate([part.is_same for part in parts]),
-        np.repeat(np.arange(len(parts)), [len(part.scores) for part in parts]),
+        np.concatenate([start + fold for start, fold in zip(first, folds, strict=True)]),
     )
-    return evaluate_pairs(*whole)
 
 
 def make_jobs(arguments: argparse.Namespace) -> dict[str, list[list[FaceJob]]]:
@@ -64,7 +68,8 @@ def make_jobs(arguments: argparse.Namespace) -> dict[str, list[list[FaceJob]]]:
     elif arguments.lfw_view_1:
         splits = [WithLfw(data, None)]
     elif arguments.lfw_folds:
-        splits = [WithLfw(data, fold) for fold in sorted(set(arguments.lfw_folds))]
+        folds, size = sorted(set(arguments.lfw_folds)), arguments.folds_per_network
+        splits = [WithLfw(data, folds[start : start + size]) for start in range(0, len(folds), size)]
     return {
         row: [
             [
@@ -162,6 +167,7 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("--choose", action="store_true", help="test on held-out people and LFW's View 1")
     split.add_argument("--lfw_folds", nargs="+", type=int, choices=ALL_FOLDS, metavar="K", help="View 2, outside data")
     split.add_argument("--lfw_view_1", action="store_true", help="View 1, outside data: to choose a recipe for View 2")
+    parser.add_argument("--folds_per_network", type=int, default=1, help="of --lfw_folds: tested by one network")
     parser.add_argument("--out", type=Path, default=Path("runs/faces-compare"))
     parser.add_argument("--epochs", type=int, help="epochs, instead of the rows' own")
     parser.add_argument("--override", nargs="+", default=[], metavar="KEY=VALUE", help="options of `fit`, for all rows")
@@ -181,7 +187,7 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Trains what is missing and reports; returns the exit status."""
     check_json(arguments.json)
-    for option in ("threads", "jobs"):
+    for option in ("threads", "jobs", "folds_per_network"):
         if getattr(arguments, option) < 1:
             raise FacelitError(f"--{option} {getattr(arguments, option)}: must be at least 1.")
     if arguments.teacher is not None and not arguments.teacher.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from experiments.lfw.jobs import halved, write_halves
+from experiments.lfw.jobs import halved, write_folds
 from experiments.lfw.recipes import Options, as_arguments, key_of
 from experiments.runner import ROOT, Job, Runner, read_json, write_json
 from facelit.errors import FacelitError
@@ -60,6 +61,8 @@ class Split:
     """Who is trained on, and what is tested: all of LFW and CFP."""
 
     name = "all"
+    num_folds = 1
+    """How many of LFW's folds the scores are of, where one row's are of several networks."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
@@ -89,7 +92,7 @@ class Choosing(Split):
         (folder / "held-out.txt").write_text("\n".join(held) + "\n", encoding="utf-8")
         link_people(folder / "held-out", {person: self.data.train / person for person in held})
         view1 = read_pairs(self.data.root / "lfw" / "lists" / "pairsDevTest.txt", option="--data")
-        write_halves(folder / "view-1.txt", halved(view1, "View 1"))
+        write_folds(folder / "view-1.txt", halved(view1, "View 1"))
         own = {"class_path": "facelit.data.IdentityPairs", "init_args": {"root": str(folder / "held-out")}}
         sets = {"held_out": own, "view_1": self.data.set(self.data.crops("lfw"), folder / "view-1.txt")}
         excluded = {"data.train.exclude_identities": str(folder / "held-out.txt")}
@@ -101,30 +104,28 @@ class WithLfw(Split):
 
     Args:
         data: Where everything lies.
-        fold: View 2: the people of the other nine folds are trained on, this one's pairs are tested. None is View 1, to choose
-            a recipe: its development set's training people, and its test pairs.
+        tested: View 2: the folds whose pairs are tested, while the people of the others are trained on. None is View 1, to choose a
+            recipe: the training people of its development set, and its test pairs.
     """
 
-    def __init__(self, data: Data, fold: int | None) -> None:
+    def __init__(self, data: Data, tested: Sequence[int] | None) -> None:
         super().__init__(data)
-        self.fold = fold
-        self.name = "view-1" if fold is None else f"fold-{fold:02d}"
+        self.tested = tested
+        self.num_folds = len(tested or [1])
+        self.name = "fold-" + "-".join(f"{fold:02d}" for fold in tested) if tested else "view-1"
 
     def prepare(self, folder: Path) -> tuple[Options, dict[str, Any]]:
-        """A folder of links to all who are trained on, and the tested pairs in two halves."""
-        lfw = self.data.root / "lfw"
-        ours = {path.name: path for path in Path(self.data.crops("lfw")).iterdir()}
-        if self.fold is None:
-            trained = read_people(lfw / "lists" / "peopleDevTrain.txt")
-            ours = {name: path for name, path in ours.items() if name in trained}
-            pairs = read_pairs(lfw / "lists" / "pairsDevTest.txt", option="--data")
+        """A folder of links to all who are trained on, and the tested pairs: a single fold's in two halves."""
+        lists, pairs_file = self.data.root / "lfw" / "lists", self.data.root / "lfw" / "pairs.txt"
+        if self.tested is None:
+            trained = read_people(lists / "peopleDevTrain.txt")
+            folds = [read_pairs(lists / "pairsDevTest.txt", option="--data")]
         else:
-            tested = read_people(lfw / "lists" / "people.txt", [self.fold])
-            ours = {name: path for name, path in ours.items() if name not in tested}
-            pairs = read_pairs(lfw / "pairs.txt", [self.fold], option="--data")
-        outside = {person: self.data.train / person for person in self.data.people()}
-        link_people(folder / "people", outside | ours)
-        write_halves(folder / "pairs.txt", halved(pairs, self.name))
+            trained = read_people(lists / "people.txt") - read_people(lists / "people.txt", self.tested)
+            folds = [read_pairs(pairs_file, [fold], option="--data") for fold in self.tested]
+        lfw = {path.name: path for path in Path(self.data.crops("lfw")).iterdir() if path.name in trained}
+        link_people(folder / "people", {person: self.data.train / person for person in self.data.people()} | lfw)
+        write_folds(folder / "pairs.txt", halved(folds[0], self.name) if len(folds) == 1 else folds)
         sets = {"lfw": self.data.set(self.data.crops("lfw"), folder / "pairs.txt")}
         return {"data.train.root": str(folder / "people")}, sets
 

@@ -102,10 +102,10 @@ def halved(pairs: Sequence[Pair], name: str) -> list[list[Pair]]:
     return [genuine + impostor for genuine, impostor in zip(*parts, strict=True)]
 
 
-def write_halves(path: Path, halves: Sequence[Sequence[Pair]]) -> None:
-    """Writes a pairs file with the halves as its folds, as facelit needs at least two."""
-    lines = [f"{len(halves)}\t{len(halves[0]) // 2}"]
-    for pair in (pair for half in halves for pair in half):
+def write_folds(path: Path, folds: Sequence[Sequence[Pair]]) -> None:
+    """Writes a pairs file of these folds; a single fold is written as its two halves, as facelit needs at least two."""
+    lines = [f"{len(folds)}\t{len(folds[0]) // 2}"]
+    for pair in (pair for fold in folds for pair in fold):
         (name, number), (other, other_number) = pair.first, pair.second
         second = f"{other_number}" if pair.is_same else f"{other}\t{other_number}"
         lines.append(f"{name}\t{number}\t{second}")
@@ -212,7 +212,7 @@ class LfwJob(Job):
     def do(self, runner: Runner) -> float:
         """Trains on everybody else, then tests with and without the mirror image."""
         halves = halved(self.split.pairs(), self.split.name)
-        write_halves(self.folder / "pairs.txt", halves)
+        write_folds(self.folder / "pairs.txt", halves)
         start = perf_counter()
         people, crops, commands, seconds = 0, 0, [], 0.0
         if not self.options:

@@ -104,17 +104,43 @@ def test_who_is_tested_is_not_trained_on(data: Data, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "held-out").iterdir()) == held
     assert sets.keys() == {"held_out", "view_1"}
 
-    training, sets = WithLfw(data, 2).prepare(tmp_path)
+    training, sets = WithLfw(data, [2]).prepare(tmp_path)
     trained = {path.name for path in Path(training["data.train.root"]).iterdir()}
     assert trained == {*data.people(), *(f"person_{number:02d}" for number in range(4))}
     assert sets.keys() == {"lfw"}
-    WithLfw(data, 1).prepare(tmp_path)
+    WithLfw(data, [1]).prepare(tmp_path)
     assert "person_00" not in {path.name for path in (tmp_path / "people").iterdir()}
 
     training, sets = WithLfw(data, None).prepare(tmp_path)
     assert {path.name for path in (tmp_path / "people").iterdir()} == trained
     assert sets["lfw"]["init_args"]["pairs"] == str(tmp_path / "pairs.txt")
     assert len((tmp_path / "pairs.txt").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_folds_of_several_networks_are_put_together(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Each fold counts once, at the threshold of all others, whoever's network scored it."""
+    lists = data.root / "lfw" / "lists"
+    (lists / "people.txt").write_text("4\n" + "".join(f"1\nperson_{number:02d}\t6\n" for number in range(4)))
+    wanted = [f"--data={data.root}", f"--out={tmp_path}", "--rows=vgg16bn-center", "--lfw_folds", "4", "2", "1", "3"]
+    arguments = compare.make_parser().parse_args([*wanted, f"--folds_per_network={size}"])
+    (jobs,) = compare.make_jobs(arguments)["vgg16bn-center"]
+    assert len(jobs) == 4 // size
+    rng = np.random.default_rng(0)
+    is_same = np.arange(160) % 2 == 1
+    scores, per_network = rng.normal(size=160) + is_same, 40 * size
+    for number, job in enumerate(jobs):
+        job.folder.mkdir(parents=True)
+        own = slice(number * per_network, (number + 1) * per_network)
+        halves_or_folds = np.arange(per_network) // (20 if size == 1 else 40)
+        np.savez(job.folder / "lfw.npz", scores=scores[own], is_same=is_same[own], folds=halves_or_folds)
+    expected = evaluate_pairs(scores, is_same, np.arange(160) // 40)
+    assert compare.evaluate(jobs, "lfw").as_dict() == expected.as_dict()
+    training, _ = jobs[0].split.prepare(tmp_path)
+    lfw = {path.name for path in Path(training["data.train.root"]).iterdir()} - set(data.people())
+    assert lfw == {f"person_{number:02d}" for number in range(size, 4)}
 
 
 def test_a_missing_folder_of_people_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import warm_processes
 from experiments.lfw import ten_folds as lfw_ten_folds
-from experiments.lfw.jobs import LfwJob, Scores, Split, halved, raw_pixel_scores, read_scores, write_halves
+from experiments.lfw.jobs import LfwJob, Scores, Split, halved, raw_pixel_scores, read_scores, write_folds
 from experiments.lfw.recipes import (
     RECIPE,
     REMOVALS,
@@ -113,7 +113,7 @@ def test_halves_share_both_kinds_in_their_order(tmp_path):
 
 def test_halves_become_the_two_folds_of_a_pairs_file(tmp_path, tiny_lfw):
     halves = halved(Split(tiny_lfw, 2).pairs(), "fold-02")
-    write_halves(tmp_path / "halves.txt", halves)
+    write_folds(tmp_path / "halves.txt", halves)
     read = read_pairs(tmp_path / "halves.txt")
     assert [(pair.first, pair.second, pair.is_same) for pair in read] == [
         (pair.first, pair.second, pair.is_same) for half in halves for pair in half

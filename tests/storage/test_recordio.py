@@ -211,7 +211,9 @@ def test_broken_headers_name_the_record(tmp_path: Path, key: int, label: float |
 @pytest.mark.parametrize("label", [0.5, _NAN, _INF, -_INF, 3e9])
 def test_labels_that_number_no_identity(tmp_path: Path, label: float) -> None:
     RecordSet([(0, 1.0, b"image"), (1, label, b"image")]).write(tmp_path, with_property=False)
-    with pytest.raises(FacelitError, match=r"train\.rec, record 1 \(byte 40\): its label .* is not an identity's number"):
+    with pytest.raises(
+        FacelitError, match=r"train\.rec, record 1 \(byte 40\): its label .* is not an identity's number"
+    ):
         RecordStore(tmp_path)
 
 
