@@ -133,18 +133,22 @@ def all_gather(x: Tensor, parts: Sequence[int] | None = None) -> Tensor:
 
 
 class _AllGather(torch.autograd.Function):
-    """all_gather whose backward returns this process's slice of the gradient, times world_size."""
+    """all_gather whose backward returns this process's slice of the gradient, or of all processes' sum, times world_size."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, sums_grad: bool) -> Tensor:
         ctx.rows = len(x)
         ctx.start = sum(parts_of_batch(len(x))[: rank()])
+        ctx.sums_grad = sums_grad
         return all_gather(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad.narrow(0, ctx.start, ctx.rows) * world_size()
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.sums_grad:
+            grad = grad.contiguous().clone()
+            dist.all_reduce(grad)
+        return grad.narrow(0, ctx.start, ctx.rows) * world_size(), None
 
 
 def all_gather_with_grad(x: Tensor) -> Tensor:
@@ -167,25 +171,8 @@ def all_gather_with_grad(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    gathered: Tensor = _AllGather.apply(x)
+    gathered: Tensor = _AllGather.apply(x, False)
     return gathered
-
-
-class _AllGatherSummingGrad(torch.autograd.Function):
-    """all_gather whose backward sums the gradients over the processes and returns this one's slice, times world_size."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.rows = len(x)
-        ctx.start = sum(parts_of_batch(len(x))[: rank()])
-        return all_gather(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous().clone()
-        dist.all_reduce(grad)
-        return grad.narrow(0, ctx.start, ctx.rows) * world_size()
 
 
 def all_gather_summing_grad(x: Tensor) -> Tensor:
@@ -202,7 +189,7 @@ def all_gather_summing_grad(x: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return x
-    gathered: Tensor = _AllGatherSummingGrad.apply(x)
+    gathered: Tensor = _AllGather.apply(x, True)
     return gathered
 
 
