@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shlex
 import struct
 import zipfile
 import zlib
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from facelit.errors import FacelitError
-from facelit.storage.downloads import why_not_downloaded
+from facelit.storage.downloads import what_lies_instead
 from facelit.storage.files import replacing
 
 CHECKPOINT_KEY = "facelit"
@@ -98,7 +99,12 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if not path.is_file():
         raise FacelitError(f"checkpoint not found: {path}")
     if path.suffix.lower() in (".onnx", ".safetensors"):
-        raise FacelitError(f"{path} is not a checkpoint. Turn it into one: facelit import {path.name} {path.stem}.ckpt")
+        command = shlex.join(["facelit", "import", str(path), str(path.with_suffix(".ckpt"))])
+        raise FacelitError(f"{path} is not a checkpoint. Turn it into one: {command}")
+    if path.suffix.lower() == ".pt2":
+        raise FacelitError(
+            f"{path} is a torch.export program, not a checkpoint. Name the checkpoint that it was exported from."
+        )
     try:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
@@ -106,7 +112,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu", mmap=is_zip)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        reason = why_not_downloaded(path) or reason
+        reason = what_lies_instead(path) or reason
         raise FacelitError(f"{path}: not a checkpoint, or a damaged one ({reason}).") from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise FacelitError(f"{path}: this file holds no Lightning checkpoint (no `state_dict` in it).")

@@ -79,9 +79,9 @@ class StepRecorder(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the file; of several processes, the first does."""
+        saving = _time_checkpoint(trainer) if self.checkpoint else 0.0  # all processes save together
         if not trainer.is_global_zero:
             return
-        saving = _time_checkpoint(trainer) if self.checkpoint else 0.0
         counted = 0 if self.first is None else self.last - self.first
         arrays = Steps(
             np.array(self._seconds),

@@ -4,12 +4,12 @@
 `pairs_FF.txt`, `pairs_FP.txt`). Nobody of LFW or CFP may be among the outside people. For each row and seed the real command line is run:
 `fit`, which sees no tested pair, then `validate` with the weights of the last epoch, on embeddings of the crops and on the means
 of a crop's and its mirror image's (flip average). Accuracies are means over ten folds, each at the threshold of the other nine, with
-the sample deviation / sqrt(10) as standard error; over several seeds their mean, and the sample deviation over the seeds.
+the sample deviation / sqrt(folds) as standard error; over several seeds their mean, and the sample deviation over the seeds.
 
 --choose holds a tenth of the training families out and tests on pairs of them and on LFW's View 1: recipes are chosen there,
 never on what is reported. --lfw_folds K ... is LFW's View 2 with outside data: the people of the other nine folds are
 trained on too, the fold's pairs are tested; with --folds_per_network 5 two networks do for all ten, each trained on five folds.
---lfw_view_1, the development set in the same way, is where to choose a recipe for it.
+Choose its recipe on --lfw_view_1, which trains on View 1's training people too, and tests on its test pairs.
 
 Each training's result is saved below --out, by the row's exact settings; repeating the command completes what is missing, and
 resumes a half-trained one from its last epoch.

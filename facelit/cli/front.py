@@ -107,7 +107,9 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _end_without_memory(error: Exception) -> None:
     """Ends the program with one line where memory, or address space for a library, ran out; returns where it is another error."""
-    if isinstance(error, MemoryError) or "failed to map segment" in str(error) or "allocate memory" in str(error):
+    # On ARM "cannot allocate memory in static TLS block" is about the order of imports.
+    lacks_memory = "failed to map segment" in str(error) or "allocate memory" in str(error)
+    if isinstance(error, MemoryError) or (lacks_memory and "static TLS" not in str(error)):
         what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         print(
             f"facelit: error: out of memory ({what}). Where `ulimit -v` limits the address space, allow more: torch alone takes some 4 GB.",

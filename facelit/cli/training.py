@@ -258,7 +258,7 @@ def main(args: ArgsType = None) -> None:
     LastCheckpoint.newest = None
     FacelitCLI.goes_on = False
     first = typed[0] if typed and (args is None or isinstance(args, list)) else None
-    if first == "fit":
+    if first in LightningCLI.subcommands():
         outlive_readers()
     FacelitCLI.typed = first if first in LightningCLI.subcommands() else None
     CheckpointFiles.folder = CheckpointFiles.logs = None

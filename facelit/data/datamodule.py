@@ -224,19 +224,22 @@ class FaceDataModule(LightningDataModule):
 
     def _check_workers(self, stage: str) -> None:
         """Training's workers stay ahead while one verification set after the other is read."""
-        loads = []
-        if stage == "fit" and not self.decode_on_gpu:
+        training = []
+        if stage == "fit":
             source, batches = self._training_set(), self.batches_per_epoch
             size = getattr(self.plan, "batch_size", -(-len(source) // (batches * self._world_size)))
             option = "data.batch_size" if isinstance(self.plan, ShuffleSampler) else "training batches of"
-            loads.append(Load(option, size, batches))
+            training.append(Load(option, size, batches))
         counts = [len(self.predict_paths())] if stage == "predict" else [len(one) for one in self.verification.values()]
+        others = []
         if counts:
             size = min(self.eval_batch_size, max(counts))
-            loads.append(Load("data.eval_batch_size", size, -(-max(counts) // (size * self._world_size))))
+            others.append(Load("data.eval_batch_size", size, -(-max(counts) // (size * self._world_size))))
         local = self.trainer.num_devices if self.trainer else 1
-        check_shared_memory(loads, self.num_workers, max(1, min(self._world_size, local)))
-        check_open_files(loads, self.num_workers)
+        # Crops that a GPU decodes are still JPEGs here, and small.
+        in_memory = others if self.decode_on_gpu else training + others
+        check_shared_memory(in_memory, self.num_workers, max(1, min(self._world_size, local)))
+        check_open_files(training + others, self.num_workers, idle=max(0, len(counts) - 1))
 
     def _compare_over_processes(self, train: IdentitySource) -> None:
         """A folder that changed while the processes of a run listed it one after the other: their numbers mean other images."""

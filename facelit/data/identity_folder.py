@@ -154,15 +154,17 @@ def _some(names: Sequence[str]) -> str:
 def _images_left(store: CropStore, path: str) -> npt.NDArray[np.bool_]:
     """Which images a list does not name; a list that names none of them is a mistake."""
     names = read_excluded_images(path)
-    rows, strangers = rows_named(store, names)
+    rows, respelled, absent = rows_named(store, names)
     if not len(rows):
         example = f" (which has {store.name(0)}, ...)" if len(store) else ""
         raise FacelitError(
-            f"{path}: none of its {len(names):,} lines (such as {min(names)[:80]!r}) names an image of {store.path}{example}. A line is identity/file."
+            f"{path}: no line of {len(names):,} (such as {min(names)[:80]!r}) names an image of {store.path}{example}. A line is identity/file."
         )
+    spelling = [f"{listed} for {own}" for listed, own in respelled]
     rank_zero_info(
-        f"{path}: leaves out {len(rows):,} of {len(store):,} images; {len(strangers):,} of its {len(names):,} names match"
-        f" no image{_some(strangers)}."
+        f"{path}: leaves out {len(rows):,} of {len(store):,} images; {len(absent):,} of its {len(names):,} names match"
+        f" no image{_some(absent)}"
+        + (f", {len(spelling):,} match in another spelling{_some(spelling)}." if spelling else ".")
     )
     left = np.ones(len(store), np.bool_)
     left[rows] = False

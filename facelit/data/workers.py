@@ -16,8 +16,8 @@ SHARED_MEMORY = "/dev/shm"
 _CROP_BYTES = CROP_SIZE * CROP_SIZE * 3
 _AHEAD = 2
 """Batches that torch's loaders let each worker read ahead."""
-_FILES_OF_A_WORKER, _FILES_OF_A_BATCH, _OTHER_FILES = 3, 3, 8
-"""A worker's queue and process; a batch's tensors, each a file in shared memory; logs, checkpoints, sockets."""
+_FILES_OF_A_WORKER, _FILES_OF_A_BATCH, _FILES_OF_A_LOADER, _OTHER_FILES = 3, 3, 2, 8
+"""A worker's queue and process; a batch's tensors, each a file in shared memory; the queue of results; logs, checkpoints, sockets."""
 
 
 class Load:
@@ -70,28 +70,29 @@ def check_shared_memory(loads: Iterable[Load], workers: int, processes: int) -> 
     )
 
 
-def check_open_files(loads: Iterable[Load], workers: int) -> None:
+def check_open_files(loads: Iterable[Load], workers: int, idle: int = 0) -> None:
     """Refuses a run whose workers would run out of open files: a batch that one cannot hand over is waited for without end.
 
     Args:
         loads: Loaders whose workers are ahead at the same time.
         workers: Of each loader.
+        idle: Loaders whose workers have read all they had to, and are kept for the next time.
 
     Raises:
-        FacelitError: The system allows too few.
+        FacelitError: The system allows too few, even with this process's own limit raised.
     """
-    needed = sum(workers * _FILES_OF_A_WORKER + load.ahead(workers) * _FILES_OF_A_BATCH for load in loads)
-    spare = spare_open_files(needed + _OTHER_FILES) if workers and needed else None
-    if spare is not None and spare < needed + _OTHER_FILES:
-        raise too_few_open_files(f": {spare} more, and data.num_workers {workers} may take {needed + _OTHER_FILES}")
-
-
-def too_few_open_files(figures: str = "") -> FacelitError:
-    """What to say where the workers that read images run out of files."""
-    return FacelitError(
-        f"the system's limit of open files is too low for the workers that read images{figures}. Raise it (ulimit -n 4096), or lower"
-        " data.num_workers (0 reads in the main process)."
-    )
+    if not workers:
+        return
+    loads = list(loads)
+    needed = sum(load.ahead(workers) * _FILES_OF_A_BATCH for load in loads)
+    needed += (len(loads) + idle) * (workers * _FILES_OF_A_WORKER + _FILES_OF_A_LOADER) + _OTHER_FILES
+    spare = spare_open_files(needed)
+    if spare is not None and spare < needed:
+        raise FacelitError(
+            f"the system lets this process open only {spare} more files, and data.num_workers {workers} needs up to {needed}. Lower"
+            " data.num_workers (0 reads in the main process), or have the hard limit raised (/etc/security/limits.conf, docker run"
+            " --ulimit nofile=65536)."
+        )
 
 
 def free_shared_memory() -> int | None:
@@ -122,7 +123,10 @@ def explain_lost_worker(error: Exception) -> FacelitError | None:
             " slow, raise data.worker_timeout (0 waits for ever); data.num_workers 0 reads in the main process."
         )
     if out_of_files or "too many open files" in text.lower() or "items of ancdata" in text:
-        return too_few_open_files()
+        return FacelitError(
+            "the system's limit of open files is too low for the workers that read images. Raise it (ulimit -n 4096), or lower"
+            " data.num_workers (0 reads in the main process)."
+        )
     if text.startswith("DataLoader worker (pid"):
         return FacelitError(
             f"a worker that reads images died ({text.splitlines()[0]}). Usually memory has run out: lower data.num_workers or the"

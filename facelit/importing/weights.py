@@ -16,7 +16,7 @@ from torch import Tensor
 
 from facelit.checkpoints import CHECKPOINT_KEY, UNREADABLE
 from facelit.errors import FacelitError
-from facelit.storage.downloads import why_not_downloaded
+from facelit.storage.downloads import what_lies_instead
 
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.", "student.")
 """Prefixes that DataParallel, torch.compile, Lightning modules and the like put before the names of the network they hold."""
@@ -141,7 +141,7 @@ def _explain(message: str, path: Path) -> str:
             "this is a TorchScript program, not weights. Extract them:"
             f" python -c \"import torch; torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')\""
         )
-    reason = why_not_downloaded(path) or next((line.strip() for line in message.splitlines() if line.strip()), "")[:100]
+    reason = what_lies_instead(path) or next((line.strip() for line in message.splitlines() if line.strip()), "")[:100]
     return f"not a torch file of weights, or truncated or damaged ({reason or 'it ends too early'})."
 
 

@@ -36,8 +36,13 @@ def as_people(people: Any) -> Path | People:
         return Path(people)
     if isinstance(people, Mapping):
         return people
-    if hasattr(people, "items") and getattr(people, "ndim", 1) == 1:  # a pandas Series
-        return dict(people.items())
+    if (
+        hasattr(people, "items") and getattr(people, "ndim", 1) == 1
+    ):  # a pandas Series, which may name a person several times
+        by_name: dict[Any, list[Photo]] = {}
+        for name, photos in people.items():
+            by_name.setdefault(name, []).extend(as_photos(photos))
+        return by_name
     raise FacelitError(
         f"people: a folder root/<person>/<photo>, or photos by name ({{'Ann': ['a.jpg', 'b.jpg']}}), not {type(people).__name__}."
     )

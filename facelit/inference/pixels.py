@@ -79,9 +79,9 @@ def _content_of(file: Any) -> bytes:
         raise FacelitError(
             f"the open file: cannot be read ({error}). Open it for reading bytes: open(path, 'rb')."
         ) from None
-    if not isinstance(data, bytes):
-        raise FacelitError(f"{_TAKEN}; not text from {type(file).__name__}.")
-    return data
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise FacelitError(f"{_TAKEN}; not {type(data).__name__} read from {type(file).__name__}.")
+    return bytes(data)
 
 
 def _holds_bytes(image: Image.Image) -> bool:

@@ -49,22 +49,19 @@ def recompute_activations(backbone: nn.Module, compiled: bool = False) -> None:
     Raises:
         FacelitError: It has no sequential stages; or this torch's compiled program would count batches twice.
     """
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if (
-        compiled
-        and version < _COUNTS_ONCE
-        and any(name.endswith("running_mean") for name, _ in backbone.named_buffers())
-    ):
-        raise FacelitError(
-            f"model.checkpoint_activations with model.compile needs torch {'.'.join(map(str, _COUNTS_ONCE))} or later: torch"
-            f" {torch.__version__} would update the running statistics of batch normalisation twice for each batch. Upgrade it, or turn one"
-            " of the two off."
-        )
     stages = list(_stages(backbone))
     if not stages:
         raise FacelitError(
             f"model.checkpoint_activations: {type(backbone).__name__} has no nn.Sequential of blocks or convolutions whose"
             " activations could be recomputed. Turn the option off."
+        )
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    has_statistics = any(name.endswith("running_mean") for stage in stages for name, _ in stage.named_buffers())
+    if compiled and has_statistics and version < _COUNTS_ONCE:
+        raise FacelitError(
+            f"model.checkpoint_activations with model.compile needs torch {'.'.join(map(str, _COUNTS_ONCE))} or later where there is batch"
+            f" normalisation: earlier ones (here {torch.__version__}) may count each batch twice in its running statistics. Upgrade torch, or"
+            " turn one of the two off."
         )
     for stage in stages:
         stage.__class__ = RecomputedSequential
@@ -104,7 +101,9 @@ def _segments(stage: nn.Sequential) -> Iterator[list[nn.Module]]:
 
 
 def _recomputed(segment: Sequence[nn.Module], input: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # a compiled program writes each buffer once, even if recomputed
+    if (
+        torch.compiler.is_compiling()
+    ):  # from `_COUNTS_ONCE` on, a compiled program writes each buffer once, even if recomputed
         output: Tensor = checkpoint(_run, segment, input, use_reentrant=False)
     else:
         output = checkpoint(_run, segment, input, use_reentrant=False, context_fn=partial(_contexts, segment))

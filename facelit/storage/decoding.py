@@ -15,6 +15,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from facelit.errors import FacelitError
+from facelit.storage.downloads import NUM_BYTES
 from facelit.storage.photo_files import readable_formats, why_unidentified
 
 Pixels = npt.NDArray[np.uint8]
@@ -94,7 +95,7 @@ def decode_image(data: bytes | memoryview, check_size: Callable[[int, int], None
             f"it has more than {limit:.0f} million pixels, which may be a decompression bomb", "Shrink or remove it."
         ) from None
     except UnidentifiedImageError:
-        raise UndecodableError(why_unidentified(bytes(data[:16]))) from None
+        raise UndecodableError(why_unidentified(bytes(data[:NUM_BYTES]))) from None
     except Exception as error:  # decoders, and plugins, raise all kinds on damaged files
         raise UndecodableError(_words(error)) from None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -73,26 +74,65 @@ def read_excluded_images(path: str | os.PathLike[str]) -> frozenset[str]:
     return names
 
 
-def rows_named(store: ImageStore, names: Collection[str]) -> tuple[npt.NDArray[np.int64], list[str]]:
+class NamedRows(NamedTuple):
+    """The images of a store that a list names.
+
+    Attributes:
+        rows: Their rows, ascending, int64.
+        respelled: Pairs of a listed name and the image's own, where they differ in spelling.
+        absent: Listed names that are not an image's, sorted.
+    """
+
+    rows: npt.NDArray[np.int64]
+    respelled: list[tuple[str, str]]
+    absent: list[str]
+
+
+def rows_named(store: ImageStore, names: Collection[str]) -> NamedRows:
     """Finds the images that a list names.
 
-    A name that is not an image's is taken for those that `facelit.storage.people.comparable` calls the same, with backslashes as slashes.
+    A name that is not an image's is taken for the one that `facelit.storage.people.comparable` calls the same, with backslashes as
+    slashes.
 
-    Returns:
-        Their rows, ascending, int64; and the names that are not an image's, sorted.
+    Raises:
+        FacelitError: A name fits several images, and is none's exactly.
     """
-    folders = {_key(name).rpartition("/")[0] for name in names}
+    identities = {_key(name.rpartition("/")[0]) for name in map(_slashed, names)}
     # Only images of these identities are asked for their names: there may be millions of others.
-    concerned = np.array([_key(identity) in folders for identity in store.identities], np.bool_)
+    concerned = np.array([_key(identity) in identities for identity in store.identities], np.bool_)
     likely = np.flatnonzero(concerned[store.labels])
     called = [store.name(int(row)) for row in likely]
-    inexact = set(names).difference(called)
-    keys = set(map(_key, inexact))
-    found = [name in names or _key(name) in keys for name in called]
-    known = set(map(_key, called))
-    return likely[np.array(found, np.bool_)], sorted(name for name in inexact if _key(name) not in known)
+    is_named = np.array([name in names for name in called], np.bool_)
+    inexact = sorted(set(names).difference(called))
+    if not inexact:
+        return NamedRows(likely[is_named], [], [])
+    places: dict[str, list[int]] = {}
+    for place in np.flatnonzero(~is_named).tolist():
+        places.setdefault(_image_key(called[place]), []).append(place)
+    respelled, absent = [], []
+    for name in inexact:
+        fitting = places.get(_image_key(_slashed(name)), [])
+        if len(fitting) > 1:
+            ones = " or ".join(called[place] for place in fitting[:3])
+            raise FacelitError(f"{name[:200]} (option exclude_images) may be {ones}: list the exact name.")
+        if fitting:
+            is_named[fitting] = True
+            respelled.append((name, called[fitting[0]]))
+        else:
+            absent.append(name)
+    return NamedRows(likely[is_named], respelled, absent)
 
 
-def _key(name: str) -> str:
-    """Part by part, as an end of a name may have spaces."""
-    return "/".join(map(comparable, name.replace("\\", "/").removeprefix("./").split("/")))
+def _slashed(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _key(identity: str) -> str:
+    """Folder by folder: each may have spaces at its ends."""
+    return "/".join(map(comparable, identity.split("/")))
+
+
+def _image_key(name: str) -> str:
+    """As for identities, except that an underscore at either end of a file's name counts: `_1.jpg` is not `1.jpg`."""
+    identity, _, file = name.rpartition("/")
+    return f"{_key(identity)}/{comparable(f'/{file}/')}"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelit.errors import FacelitError
-from facelit.storage.downloads import why_not_downloaded
+from facelit.storage.downloads import what_lies_instead
 from facelit.storage.files import replace_file
 from facelit.storage.plain_arrays import PlainArray
 from facelit.storage.plain_pickle import RefusedError, load_plain
@@ -67,7 +67,7 @@ def read_pairs_bin(path: str | os.PathLike[str]) -> tuple[list[bytes], npt.NDArr
     for start, kind in _PACKED.items():
         if data.startswith(start):
             raise FacelitError(f"{path}: this is a {kind} file, not a pickle. Unpack it first.")
-    if instead := why_not_downloaded(path):
+    if instead := what_lies_instead(path):
         raise FacelitError(f"{path}: {instead}.")
     try:
         return _checked(load_plain(data), len(data))

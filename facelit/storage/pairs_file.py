@@ -9,7 +9,7 @@ from pathlib import Path
 
 from facelit.errors import FacelitError
 from facelit.storage.images import USUAL_SUFFIXES, is_image
-from facelit.storage.people import comparable, is_count
+from facelit.storage.people import comparable, is_code, is_count
 from facelit.storage.text import read_text
 from facelit.storage.walking import is_folder
 
@@ -94,7 +94,10 @@ def _read_row(path: Path, line_number: int, row: str, fold: int, must_be_same: b
                     )
             if must_be_same and first == second:
                 raise FacelitError(f"{path}, line {line_number}: the genuine pair {row[:80]!r} is one image twice.")
-            if not must_be_same and comparable(first[0]) == comparable(second[0]):
+            is_one_person = first[0] == second[0] or (
+                comparable(first[0]) == comparable(second[0]) and not is_code(first[0])
+            )
+            if not must_be_same and is_one_person:
                 raise FacelitError(f"{path}, line {line_number}: the impostor pair {row[:80]!r} is of one person.")
             return Pair(first, second, must_be_same, fold)
     hint = "" if len(row.split()) <= width else " Where a name has spaces in it, separate the fields by tabs."

@@ -31,6 +31,11 @@ def comparable(name: str) -> str:
     return re.sub(r"[\s_]+", "_", name.lower()).strip("_")
 
 
+def is_code(name: str) -> bool:
+    """Whether a name is a number or a code, not a person's: `0000045`, `n000002`, `m.0b4x2_`."""
+    return _NUMBER.fullmatch(name) is not None
+
+
 def unmatched(names: Iterable[str], identities: Iterable[str]) -> list[str]:
     """Those of the names that are nobody's among the identities, sorted; see `comparable`."""
     known = set(map(comparable, identities))
@@ -49,7 +54,7 @@ def why_incomparable(identities: Sequence[str], names: Sequence[str]) -> str:
     if not len(identities):
         return ""
     for whose, ones in (("the training set's", identities), ("its", names)):
-        numbers = sum(1 for name in ones if _NUMBER.fullmatch(name))
+        numbers = sum(map(is_code, ones))
         if numbers >= _MOSTLY * len(ones):
             return f"{whose} identities are numbers or codes ({ones[0]}), not people's names"
     for whose, ones, others in (("the training set's", identities, names), ("its", names, identities)):

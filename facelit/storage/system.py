@@ -80,12 +80,14 @@ def spare_open_files(wanted: int) -> int | None:
     if resource is None:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return None
     try:
         num_open = len(os.listdir("/dev/fd"))
     except OSError as error:
-        return 0 if error.errno == errno.EMFILE else None
-    if soft == resource.RLIM_INFINITY:
-        return None
+        if error.errno != errno.EMFILE:
+            return None
+        num_open = soft
     return _raise_open_files(soft, hard, num_open + wanted) - num_open
 
 

@@ -197,6 +197,9 @@ def test_no_room_for_torch_or_images(
         main([command])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"facelit: error: out of memory ({error}). Where `ulimit -v`")
-    error = ImportError("no such module")
-    with pytest.raises(ImportError, match="no such module"):
-        main([command])
+    for error in (
+        ImportError("no such module"),
+        ImportError("libgomp.so.1: cannot allocate memory in static TLS block"),  # ARM, about the order of imports
+    ):
+        with pytest.raises(ImportError, match=str(error)):
+            main([command])

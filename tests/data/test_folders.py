@@ -105,6 +105,13 @@ def test_pairs_file(tmp_path: Path, newline: str, separator: str) -> None:
     assert [pair.fold for pair in read_pairs(path, folds=[2])] == [2, 2]
 
 
+def test_codes_are_people_of_their_own(tmp_path: Path) -> None:
+    """Names that differ in case or at an end are one person's, unless they are codes."""
+    path = tmp_path / "pairs.txt"
+    path.write_text("1\t2\n7\t1\t2\n8\t1\t2\nm.0b4x2_\t1\tm.0b4x2\t1\naB3\t1\tAb3\t1\n")
+    assert [pair.second[0] for pair in read_pairs(path)] == ["7", "8", "m.0b4x2", "Ab3"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -114,6 +121,7 @@ def test_pairs_file(tmp_path: Path, newline: str, separator: str) -> None:
         ("A_0001.jpg 1\nA_0002.jpg 1\n", "line 1.*CPLFW"),
         ("1\t1\nA\t1\t1\nA\t1\tB\t2\n", r"line 2.*'A\\t1\\t1' is one image twice"),
         ("1\t1\nA B\t1\t2\nA B\t1\ta_b\t2\n", "line 3.*is of one person"),
+        ("1\t1\n7\t1\t2\n7\t1\t7\t2\n", "line 3.*is of one person"),
         ("1\t1\nA\t1\t2\nA\t1\tB\n", "line 3.*impostor"),
         ("1\t1\nA\t1\tx\nA\t1\tB\t2\n", "line 2.*genuine"),
         ("1\t1\nA\t1\t2\n", "promises 2 pairs, the file has 1"),

@@ -108,16 +108,24 @@ def test_too_few_open_files(error: Exception) -> None:
 def test_open_files_are_reckoned_before_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under `ulimit -n 22` a worker lost a batch that it could not hand over, and `fit` waited for it: with 2 workers, 5 batches of 3 tensors."""
     data = FaceDataModule(verification={"x": Black(80)}, eval_batch_size=10, num_workers=2)
-    monkeypatch.setattr(module, "spare_open_files", lambda wanted: 28)
+    monkeypatch.setattr(module, "spare_open_files", lambda wanted: 30)
     with pytest.raises(
-        FacelitError, match=r"too low .*: 28 more, and data\.num_workers 2 may take 29\. Raise it \(ulimit -n 4096\)"
+        FacelitError, match=r"only 30 more files, and data\.num_workers 2 needs up to 31\. .*hard limit"
     ):
         data.setup("validate")
     FaceDataModule(verification={"x": Black(40)}, eval_batch_size=10, num_workers=2).setup("validate")  # 4 batches
     FaceDataModule(verification={"x": Black(80)}, eval_batch_size=10, num_workers=0).setup("validate")
-    for spare in (29, None):
+    for spare in (31, None):
         monkeypatch.setattr(module, "spare_open_files", lambda wanted, spare=spare: spare)
         data.setup("validate")
+    # The workers of further sets stay: each set has 2 x 3 files and a queue of results.
+    sets: dict[str, VerificationSource] = {name: Black(80 if name == "x" else 20) for name in "xyz"}
+    wanted: list[int] = []
+    monkeypatch.setattr(module, "spare_open_files", wanted.append)
+    FaceDataModule(verification=sets, eval_batch_size=10, num_workers=2).setup("validate")
+    faces = SyntheticFaces(num_identities=10, images_per_identity=40)
+    FaceDataModule(faces, sets, batch_size=40, eval_batch_size=10, num_workers=2).setup("fit")
+    assert wanted == [31 + 2 * 8, 31 + 2 * 8 + 8 + 5 * 3]
 
 
 def test_spare_files_are_the_systems(tmp_path: Path) -> None:

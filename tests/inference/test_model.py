@@ -274,6 +274,9 @@ def test_people_in_a_dict(model: FaceModel, paths: list[Path]) -> None:
     assert gallery.owners.tolist() == [0, 1, 2, 2]
     assert model.enrol({7: paths[0], np.int64(8): paths[3]}).names == ["7", "8"]
     assert model.enrol(Column([("a", paths[0]), ("b", paths[3])])).names == ["a", "b"]
+    rows = Column([("a", paths[0]), ("b", paths[3]), ("a", paths[1])])  # one for each photo
+    expected = model.enrol({"a": paths[:2], "b": paths[3]})
+    np.testing.assert_array_equal(model.enrol(rows).embeddings, expected.embeddings)
 
 
 def test_slips_in_calls_are_told(model: FaceModel, paths: list[Path]) -> None:

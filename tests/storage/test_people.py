@@ -152,7 +152,33 @@ def test_images_excluded_whatever_the_spelling(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level("INFO"):
         folder = IdentityFolder(root, exclude_images=str(tmp_path / "list.txt"))
     assert [Path(folder.name(index)).name for index in range(len(folder))] == ["B.png", "a_2.png"]
-    assert "leaves out 2 of 4 images; 1 of its 3 names match no image (Bo/c.png)." in caplog.text
+    assert "leaves out 2 of 4 images; 1 of its 3 names match no image (Bo/c.png)" in caplog.text
+    is_exact = line.startswith('"')
+    assert ("1 match in another spelling (" in caplog.text) is not is_exact
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("Bo/b.png", ["B.png", "_b.png", "1.png"]),
+        ("BO/_B.png", ["B.png", "b.png", "1.png"]),
+        (".\\Ann Lee\\1.png", ["B.png", "_b.png", "b.png"]),
+        ("ann_lee_/1.png", ["B.png", "_b.png", "b.png"]),
+        ("BO/b.png", None),
+    ],
+)
+def test_an_image_is_left_out_if_it_alone_fits(tmp_path: Path, line: str, left: list[str] | None) -> None:
+    """`_b` is not `b`, an exact name is that image alone, and an inexact one that fits two is refused."""
+    root = tree(tmp_path / "crops", "Bo/b.png", "Bo/B.png", "Bo/_b.png", "Ann_Lee /1.png", "Cy/c.png")
+    (tmp_path / "list.txt").write_text(line + "\n")
+    if left is None:
+        with pytest.raises(
+            FacelitError, match=r"BO/b\.png \(option exclude_images\) may be Bo/B\.png or Bo/b\.png: list"
+        ):
+            IdentityFolder(root, exclude_images=str(tmp_path / "list.txt"))
+        return
+    folder = IdentityFolder(root, exclude_images=str(tmp_path / "list.txt"))
+    assert sorted(Path(folder.name(index)).name for index in range(len(folder))) == sorted([*left, "c.png"])
 
 
 def test_names_that_match_nobody_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

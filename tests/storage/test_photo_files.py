@@ -86,7 +86,7 @@ def test_what_cannot_be_read_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_unidentified(b"\0\0\0\x18ftypheic") == why_unreadable("a.heic")
     assert why_unidentified(b"\0\0\0\x18ftypavif") == why_unreadable("a.avif")
     assert "git lfs pull" in why_unidentified(b"version https://")
-    assert why_unidentified(b"<!DOCTYPE html>\n") == "not an image, but a web page, or other XML"
+    assert why_unidentified(b"<!DOCTYPE html>\n") == "not an image, but a web page, or other XML: download it again"
     assert why_unidentified(b"hello") == "not an image, or of an unknown format"
 
 

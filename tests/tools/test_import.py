@@ -14,6 +14,7 @@ from PIL import Image
 import facelit
 import foreign_weights as foreign
 from facelit.cli import main
+from facelit.inference.drawings import Drawings
 from facelit.tools.models import models
 from tiny_onnx import MATRIX, write_onnx
 from tiny_run import make_run
@@ -122,8 +123,18 @@ def test_an_export_says_that_faces_were_drawn(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     own = trained_run()
     kept = {"made_up": {**next(iter(facelit.load(own.checkpoint).calibration.values())), "drawn": True}}
-    for changes in ({"facelit__drawn": True}, {"facelit__calibration": kept}):
-        drawn = own.changed(tmp_path / "drawn.ckpt", **changes)
+    (tmp_path / "older").mkdir()
+    # Of a version whose checkpoints do not say so: the configuration of the run does.
+    (tmp_path / "older" / "config.yaml").write_text(
+        "data: {verification: {tiny: {class_path: facelit.data.SyntheticPairs}}}\n"
+    )
+    for folder, changes in (
+        (".", {"facelit__drawn": True}),
+        (".", {"facelit__calibration": kept}),
+        ("older", {"facelit__drawn": False}),
+    ):
+        drawn = own.changed(tmp_path / folder / "drawn.ckpt", **changes)
+        assert facelit.load(drawn).drawings != Drawings()
         main(["export", str(tmp_path / "face.safetensors"), "--checkpoint", str(drawn)])
         main(["import", str(tmp_path / "face.safetensors"), str(tmp_path / "face.ckpt"), "--overwrite"])
         assert facelit.load(tmp_path / "face.ckpt").drawings == facelit.load(drawn).drawings

@@ -17,6 +17,7 @@ from facelit.cli import main
 from facelit.data import FaceDataModule, IdentityFolder
 from facelit.heads import CenterLossHead, HeadOutput
 from facelit.heads.base import wants_metrics
+from facelit.training import recognizer as recognizer_module
 from tiny_run import IMAGES_EACH, NUM_IDENTITIES, make_run, write_crops
 
 BATCH, EPOCHS = 8, 2
@@ -53,6 +54,14 @@ def recognizer(num_identities: int = NUM_IDENTITIES, init_backbone: Path | None 
         lambda params: torch.optim.SGD(params, lr=0.02),
         init_backbone=None if init_backbone is None else str(init_backbone),
     )
+
+
+@pytest.mark.parametrize("option", [False, True])
+def test_recomputing_knows_whether_the_network_is_compiled(monkeypatch: pytest.MonkeyPatch, option: bool) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr(recognizer_module, "recompute_activations", lambda backbone, compiled: told.append(compiled))
+    FaceRecognizer(VGG16(16, width=0.01), CenterLossHead(8, 16), compile=option, checkpoint_activations=True)
+    assert told == [option]
 
 
 def fit_plainly(model: FaceRecognizer, folder: Path, crops: Path, max_steps: int = -1, **options: Any) -> Trainer:
