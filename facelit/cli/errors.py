@@ -49,12 +49,16 @@ def explain(message: str, parser: ArgumentParser) -> str:
     unknown_class = _first(r"has no attribute '(\w+)'|Expected a dot import path string: ([\w.]+)", message)
     if unknown_class:
         return _unknown_class(unknown_class, key)
-    unknown_option = _first(
-        r"unrecognized arguments: (\S+)|does not accept option '([^']+)'|Option '([^']+)' is not accepted",
-        message,
-    )
+    unknown_option = _first(r"unrecognized arguments: (\S+)|does not accept option '([^']+)'", message)
     if unknown_option:
         return _unknown_option(unknown_option, parser)
+    not_accepted = _first(r"Option '([^']+)' is not accepted", message)
+    if not_accepted:
+        return _unknown_argument(not_accepted, parser)
+    nested = _first(r"Not a valid subclass of \w+\. Got value: NestedArg\(key='([^']+)'", message)
+    if nested:
+        *_, name = nested.split(".")
+        return f"unknown option {key}.{nested}.{_did_you_mean(name, _argument_names())} `--help` lists the options."
     not_a_subclass = _first(r"Import path (\S+) does not correspond to a subclass of", message)
     if not_a_subclass:
         wanted = _first(r"does not correspond to a subclass of (\w+)", message)
@@ -118,9 +122,7 @@ def _unknown_option(option: str, parser: ArgumentParser) -> str:
     known = sorted(text.lstrip("-") for text in known_options(parser) if text.startswith("--"))
     first, _, rest = name.partition(".")
     sections = {key.partition(".")[0] for key in known}
-    if "." not in name and not option.startswith("-"):
-        suggestion = _did_you_mean(name, [*_argument_names(), *known])
-    elif rest and first not in sections:
+    if rest and first not in sections:
         close = get_close_matches(first, sections, n=1)
         suggestion = f" Did you mean {close[0]}.{rest}?" if close else ""
     else:
@@ -128,8 +130,18 @@ def _unknown_option(option: str, parser: ArgumentParser) -> str:
     return f"unknown option {option}.{suggestion} `--help` lists the options."
 
 
+def _unknown_argument(name: str, parser: ArgumentParser) -> str:
+    """Of an option that a class, whose parser this is, does not have."""
+    own = sorted(text[2:] for text in known_options(parser) if re.fullmatch(r"--\w+", text) and text != "--help")
+    if not own:
+        return f"unknown option {name}: name the class that has it first."
+    return f"unknown option {name}.{_did_you_mean(name, own)} This class takes {', '.join(own)}."
+
+
 def _one_line(message: str, key: str) -> str:
     """The message without jsonargparse's layout."""
+    # Options written out, `{...}`, were looked for as a file, too.
+    message = re.sub(r"- Expected a path but \{.*? either not accessible or invalid\n", "", message, flags=re.DOTALL)
     text = re.sub(r'Parser key "[^"]+":', "", message)
     text = re.sub(r"Given value type:.*", "", text, flags=re.DOTALL)
     text = re.sub(r"Does not validate against any of the Union subtypes.*?Errors:", "", text, flags=re.DOTALL)

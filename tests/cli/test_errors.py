@@ -45,6 +45,7 @@ def fails(run: Path, capsys: pytest.CaptureFixture[str], *arguments: str, comman
     assert stop.value.code == 2
     errors = capsys.readouterr().err
     assert "Traceback" not in errors
+    assert "Expected a path but {" not in errors
     message = errors[errors.index("facelit: error: ") :].strip()
     assert len(message.splitlines()) <= 2
     assert len(message) < 900
@@ -148,6 +149,13 @@ def test_broken_data(
 
 
 WRONG_OPTIONS = [
+    # An option of another class, and what this one takes instead.
+    (["--model.backbone.depth", "3"], ["unknown option depth", "This class takes embedding_dim, plain."]),
+    (
+        ["--data.verification", '{"t": {"class_path": "facelit.data.SyntheticPairs", "init_args": {"root": "x"}}}'],
+        ["data.verification: ", " unknown option root.", "This class takes folds, images_per_identity"],
+    ),
+    (["--model.head", "ArcFaceHead", "--model.head.center.wight", "3"], ["unknown option wight. Did you mean weight?"]),
     (["--modl.head.alpha", "0.3"], ["--modl.head.alpha", "model.head.alpha"]),
     (["--trainer.max_epoch", "3"], ["--trainer.max_epoch", "trainer.max_epochs"]),
     (["--model.head.alfa", "0.3"], ["alfa", "alpha"]),
