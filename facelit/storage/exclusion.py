@@ -97,17 +97,16 @@ def rows_named(store: ImageStore, names: Collection[str]) -> NamedRows:
     Raises:
         FacelitError: A name fits several images, and is none's exactly.
     """
-    identities = {_key(name.rpartition("/")[0]) for name in map(_slashed, names)}
-    # Only images of these identities are asked for their names: there may be millions of others.
-    concerned = np.array([_key(identity) in identities for identity in store.identities], np.bool_)
-    likely = np.flatnonzero(concerned[store.labels])
+    keys = np.array([_key(identity) for identity in store.identities], object)
+    # Only images of listed identities are asked for their names: there may be millions of others.
+    likely = np.flatnonzero(_are_among(keys, names)[store.labels])
     called = [store.name(int(row)) for row in likely]
     is_named = np.array([name in names for name in called], np.bool_)
     inexact = sorted(set(names).difference(called))
     if not inexact:
         return NamedRows(likely[is_named], [], [])
     places: dict[str, list[int]] = {}
-    for place in np.flatnonzero(~is_named).tolist():
+    for place in np.flatnonzero(~is_named & _are_among(keys, inexact)[store.labels[likely]]).tolist():
         places.setdefault(_image_key(called[place]), []).append(place)
     respelled, absent = [], []
     for name in inexact:
@@ -121,6 +120,12 @@ def rows_named(store: ImageStore, names: Collection[str]) -> NamedRows:
         else:
             absent.append(name)
     return NamedRows(likely[is_named], respelled, absent)
+
+
+def _are_among(keys: npt.NDArray[np.object_], names: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Which identities, by their keys, are those of some images."""
+    listed = {_key(name.rpartition("/")[0]) for name in map(_slashed, names)}
+    return np.array([key in listed for key in keys], np.bool_)
 
 
 def _slashed(name: str) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 import warm_processes
+from facelit.cli import training
 from facelit.cli.lasting_output import outlive_readers
 
 SCRIPT = """
 import os, sys, time
+from facelit.cli import training
 from facelit.cli.lasting_output import outlive_readers
 outlive_readers()
 print("to the reader")
@@ -42,3 +44,13 @@ def test_other_outputs_are_left_alone(capsys: pytest.CaptureFixture[str]) -> Non
     before = sys.stdout, sys.stderr
     outlive_readers()
     assert (sys.stdout, sys.stderr) == before
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_every_training_command_outlives_its_readers(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """`validate | head -1` ended in a traceback, before its curves were drawn."""
+    calls: list[str] = []
+    monkeypatch.setattr(training, "outlive_readers", lambda: calls.append(command))
+    with pytest.raises(SystemExit):
+        training.main([command, "--no_such_option"])
+    assert calls == [command]
