@@ -12,7 +12,7 @@ import simplejpeg
 from facelit.data.samplers import Indices
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
-from facelit.storage.decoding import has_exif
+from facelit.storage.decoding import may_be_turned
 from facelit.storage.images import CROP_SIZE, BadImageError, Crop
 
 OnBadImage = Literal["error", "skip"]
@@ -154,9 +154,9 @@ class CropReader:
 def _is_plain_jpeg(data: bytes) -> bool:
     """Whether a GPU decodes it to the same crop: a colour JPEG of the right size, that no decoder might turn.
 
-    TorchCodec turns images as Exif says, as the CPU's decoders do, but torchvision does not: a file with Exif data is left to the CPU.
+    TorchCodec turns images as Exif says, as the CPU's decoders do, but torchvision does not: a file with Exif or XMP data is left to the CPU.
     """
-    if has_exif(data):
+    if may_be_turned(data):
         return False
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)

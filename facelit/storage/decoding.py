@@ -22,10 +22,12 @@ Pixels = npt.NDArray[np.uint8]
 """An image of any size: uint8, RGB, shape (height, width, 3)."""
 
 JPEG_START = b"\xff\xd8\xff"
-_EXIF = b"Exif\0\0"
+_EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 _ORIENTATION = 0x0112
 """The EXIF tag."""
+_PHOTOMETRIC = 0x0106
+"""The TIFF tag; 0 where the smallest value is white."""
 _TURNED: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -57,7 +59,7 @@ class UndecodableError(Exception):
 def decode_image(data: bytes | memoryview, check_size: Callable[[int, int], None] | None = None) -> Pixels:
     """Decodes an image of any of the formats that `facelit.storage.photo_files` names, by its content.
 
-    EXIF orientation is applied. Grey, palette and CMYK pictures become RGB; of 16 bits the upper 8 are kept; transparent pixels
+    EXIF orientation is applied, and XMP's where there is none. Grey, palette and CMYK pictures become RGB; of 16 bits the upper 8 are kept; transparent pixels
     are laid on white; colour profiles are not applied; of several pictures in a file the first is taken. A JPEG of which
     libjpeg-turbo says that a part is damaged is refused, although decoders make up something grey for it.
 
@@ -122,15 +124,15 @@ def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
     return pixels if turn is None else np.ascontiguousarray(turn(pixels))
 
 
-def has_exif(jpeg: bytes) -> bool:
-    """Whether a JPEG has EXIF data, which may say how to turn it; found by hopping over the parts of its head."""
+def may_be_turned(jpeg: bytes) -> bool:
+    """Whether a JPEG has EXIF or XMP data, which may say how to turn it; found by hopping over the parts of its head."""
     at = 2
     while True:
         marker = jpeg[at : at + 2]
         if not (b"\xff\xe0" <= marker <= b"\xff\xef" or marker == b"\xff\xfe"):
             # The tables follow, as a rule; where something else does, it may be anywhere.
-            return marker != b"\xff\xdb" and _EXIF in jpeg
-        if marker == b"\xff\xe1" and jpeg.startswith(_EXIF, at + 4):
+            return marker != b"\xff\xdb" and (_EXIF in jpeg or _XMP in jpeg)
+        if marker == b"\xff\xe1" and jpeg.startswith((_EXIF, _XMP), at + 4):
             return True
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
 
@@ -181,11 +183,19 @@ def _in_rgb(image: Image.Image) -> Pixels:
 
 
 def _from_16_bits(image: Image.Image) -> Pixels:
-    """PIL would cut values above 255 off."""
+    """PIL would cut values above 255 off, and forget which of them is white or transparent."""
+    if image.mode == "I" and image.format == "TIFF":
+        raise UndecodableError(
+            "its pixels are numbers of 32 bits, or signed ones, whose white is unknown", "Convert it to 8 bits."
+        )
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise UndecodableError("its pixels have more than 16 bits", "Convert it to 8 bits.")
     grey = (values / 257).round().astype(np.uint8)
+    if image.format == "TIFF" and image.getexif().get(_PHOTOMETRIC) == 0:
+        grey = 255 - grey
+    if (transparent := image.info.get("transparency")) is not None:
+        grey[values == transparent] = 255
     return np.repeat(grey[..., None], 3, axis=2)
 
 

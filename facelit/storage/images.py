@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image
 
 from facelit.errors import FacelitError
-from facelit.storage.decoding import JPEG_START, Pixels, UndecodableError, damage_of_jpeg, decode_image, has_exif
+from facelit.storage.decoding import JPEG_START, Pixels, UndecodableError, damage_of_jpeg, decode_image, may_be_turned
 from facelit.storage.walking import files_below
 
 CROP_SIZE = 112
@@ -146,7 +146,7 @@ def read_image(data: bytes | memoryview, place: str) -> Pixels:
 
 def _decode_plain(file: bytes, place: str | Callable[[], str], out: Crop) -> bool:
     """Decodes a JPEG of a crop's size that nothing says to turn; False, and `out` undefined, for everything else."""
-    if not file.startswith(JPEG_START) or has_exif(file):
+    if not file.startswith(JPEG_START) or may_be_turned(file):
         return False
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(file)
