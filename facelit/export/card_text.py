@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from facelit.export.card_facts import Configured, Facts, Measured
 from facelit.verification.protocol import FAR_TARGETS
@@ -60,11 +61,11 @@ def wilson_interval(share: float, count: int) -> tuple[float, float]:
 def _head(facts: Facts) -> str:
     name = facts.backbone.name if facts.backbone else "A backbone"
     if facts.imported:
-        name = _cell(facts.imported["network"])
+        name = _text(facts.imported["network"])
     today = datetime.date.today().isoformat()
     lines = [
         f"# Face embeddings by {name}",
-        f"Model card of the checkpoint `{facts.checkpoint.name}`, written by facelit {__version__} on {today}.",
+        f"Model card of the checkpoint {_code(facts.checkpoint.name)}, written by facelit {__version__} on {today}.",
     ]
     if _is_drawn(facts.training):
         lines.append(
@@ -119,9 +120,9 @@ def _imported_rows(imported: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     return [
         ("imported from", f"{_code(imported['file'])}, sha256 {_code(imported['sha256'])}"),
-        ("weights of", _cell(imported["home"] or _UNKNOWN)),
-        ("licence of the weights", _cell(imported["licence"] or _UNKNOWN)),
-        ("preprocessing in the network", _cell(imported["feed"])),
+        ("weights of", _text(imported["home"] or _UNKNOWN)),
+        ("licence of the weights", _text(imported["licence"] or _UNKNOWN)),
+        ("preprocessing in the network", _text(imported["feed"])),
     ]
 
 
@@ -242,7 +243,7 @@ def _picture(one: Measured, path: str | None, step: int) -> str:
         when = f"Drawn at step {one.picture_step:,}, when the figures above were measured."
     else:
         when = f"Drawn at step {one.picture_step:,}; the figures above were measured at step {one.figures['step']:,}."
-    return f"![ROC curve on {_cell(one.name)}]({path.replace(' ', '%20')})\n\nROC curve on {_code(one.name)}. {when}"
+    return f"![ROC curve on {_text(one.name)}]({quote(path)})\n\nROC curve on {_code(one.name)}. {when}"
 
 
 def _thresholds(facts: Facts) -> str:
@@ -302,7 +303,7 @@ def _configuration(facts: Facts, configs: Sequence[str]) -> str:
         return "## Configuration\n\nNone: the network was imported, not trained with facelit."
     if facts.config_text is None:
         return "## Configuration\n\nNot recorded: there is no `config.yaml` in the run's folder."
-    links = ", ".join(f"[{path.rpartition('/')[2]}]({path.replace(' ', '%20')})" for path in configs) or "`config.yaml`"
+    links = ", ".join(f"[{_text(path.rpartition('/')[2])}]({quote(path)})" for path in configs) or "`config.yaml`"
     which = "the last of them in full" if len(configs) > 1 else "in full"
     return (
         f"## Configuration\n\n{links}; {which}:\n\n<details>\n<summary>All of the run's settings</summary>\n\n"
@@ -315,7 +316,7 @@ def _describe(configured: Configured | None) -> str:
     if configured is None:
         return _UNKNOWN
     arguments = ", ".join(f"{key}: {value}" for key, value in configured.init_args.items() if value is not None)
-    return _code(configured.name) + (f" ({_cell(arguments)})" if arguments else "")
+    return _code(configured.name) + (f" ({_text(arguments)})" if arguments else "")
 
 
 def _is_drawn(configured: Configured | None) -> bool:
@@ -329,13 +330,14 @@ def _far(target: float) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
 
 def _code(text: Any) -> str:
-    return "`" + " ".join(str(text).replace("`", "").split()).replace("|", "\\|") + "`"
+    return "`" + " ".join(str(text).replace("`", "").split()) + "`"
 
 
-def _cell(text: str) -> str:
-    """Escapes text from a file, which must not end a table's cell or line, or start a tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+def _text(text: str) -> str:
+    """Text from a file, which must not end a line, or start a tag or a link."""
+    return " ".join(text.split()).replace("<", "&lt;").replace("[", "\\[").replace("]", "\\]")

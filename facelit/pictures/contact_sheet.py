@@ -195,7 +195,8 @@ def _counted(count: int, stem: str, plural: str, singular: str = "") -> str:
 
 
 def _shortened(name: str) -> str:
-    """Cuts the middle of a name that is too long for a tile."""
+    """A name on one line; one that is too long for a tile is cut in the middle."""
+    name = " ".join(name.split())
     if len(name) <= _LETTERS:
         return name
     end = _LETTERS // 2

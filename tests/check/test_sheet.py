@@ -107,3 +107,14 @@ def test_the_sheet_has_as_many_images_as_asked_for(tmp_path: Path) -> None:
         with Image.open("sheet.png") as sheet:
             heights.append(sheet.height)
     assert heights[1] > heights[0] + 50
+
+
+def test_a_name_of_several_lines_takes_one(tmp_path: Path) -> None:
+    """More of them would run over the row below."""
+    finding_of([2], tmp_path)
+    for file in (tmp_path / "groups" / "one").iterdir():
+        file.rename(file.with_name(f"a\nb {file.name}"))
+    store = open_store(tmp_path / "groups")
+    (finding,) = [one for one in find_all(store, scan_images(store), [], 1) if one.key == "duplicates_within"]
+    captions = [text.get_text() for text in contact_sheet([finding], "title").axes[0].texts]
+    assert "one\na b 00_00.png\n" in captions

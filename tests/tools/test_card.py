@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -249,6 +250,14 @@ def test_tar_comes_with_its_impostor_pairs_and_interval(tmp_path: Path) -> None:
         ["most correct decisions", "0.990300", "0.3517", "0.7583"],
         ["FAR at most 1e-2", "0.999960", "0.0100", "0.3500"],
     ]
+
+
+def test_names_with_signs_of_markdown_in_them(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    text = written(write_run(run))
+    (target,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert unquote(target) == "../drawn|set-roc.png" and re.fullmatch(r"[\w./%-]+", target)
+    assert "`drawn|set`: " in text  # a backslash outside a table would be shown
 
 
 def test_other_steps_are_told_apart(tmp_path: Path) -> None:
