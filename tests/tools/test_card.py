@@ -256,7 +256,8 @@ def test_names_with_signs_of_markdown_in_them(tmp_path: Path) -> None:
     run = tmp_path / "run"
     text = written(write_run(run))
     (target,) = re.findall(r"!\[.*\]\((.*)\)", text)
-    assert unquote(target) == "../drawn|set-roc.png" and re.fullmatch(r"[\w./%-]+", target)
+    assert unquote(target) == "../drawn|set-roc.png"
+    assert re.fullmatch(r"[\w./%-]+", target)
     assert "`drawn|set`: " in text  # a backslash outside a table would be shown
 
 
