@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,9 @@ class VerificationCallback(Callback):
     def _publish(trainer: Trainer, folder: Path | None, name: str, kind: str, figure: Figure) -> None:
         canvas = FigureCanvasAgg(figure)  # rendered once for both, as it is by far the slowest step here
         figure.set_dpi(110)
-        canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's own
+        with warnings.catch_warnings():  # one for each letter in people's names that the font lacks
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's own
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]  # likewise
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)

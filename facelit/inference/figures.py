@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -81,8 +82,10 @@ def identification_figure(
 
 
 def save_png(figure: Figure, file: Any) -> None:
-    """Writes a figure as PNG to a path or an open file."""
-    figure.savefig(file, format="png", dpi=140)
+    """Writes a figure as PNG to a path or an open file, without a warning for each letter that the font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(file, format="png", dpi=140)
 
 
 def _threshold_lines(threshold: Threshold) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -62,6 +63,14 @@ def test_figures_that_there_will_be_pass(monitor: str) -> None:
         """May log anything."""
 
     callback.setup(trainer_with(callback, EarlyStopping("mine/figure"), Own()), module, "fit")
+
+
+def test_letters_that_the_font_lacks_are_no_reason_to_warn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    figure = Figure((1, 1))
+    figure.text(0, 0, "顔")
+    VerificationCallback._publish(SimpleNamespace(loggers=[]), tmp_path, "faces", "roc", figure)
+    assert [str(warning.message) for warning in recwarn] == []
+    assert (tmp_path / "faces-roc.png").exists()
 
 
 def last_figures(log: Path) -> dict[str, float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from facelit.inference import Identification, Match, Threshold, Verdict
-from facelit.inference.figures import identification_figure, verdict_figure
+from facelit.inference.figures import identification_figure, save_png, verdict_figure
 
 CROP = np.zeros((112, 112, 3), np.uint8)
 NAMES = ["A$$P_0001.jpg", "$x^", "$1 and $2", "Jos\udce9.png"]
@@ -42,3 +44,10 @@ def test_an_identification_shows_any_name(name: str, with_examples: bool) -> Non
     texts = drawn(identification_figure([CROP], [f"photos/{name}"], [answer], examples))
     assert texts.count(shown(name)) == 3  # the photo, who it is, the best match
     assert "best accuracy on $$set" in texts
+
+
+def test_letters_that_the_font_lacks_are_no_reason_to_warn(recwarn: pytest.WarningsRecorder) -> None:
+    details = Threshold(0.5, "best_accuracy", "set", 0.1, 0.9, 600, 3)
+    verdict = Verdict(0.6, True, 0.5, 0.1, "set", details)
+    save_png(verdict_figure([CROP, CROP], ["顔.jpg", "b.jpg"], verdict), io.BytesIO())
+    assert [str(warning.message) for warning in recwarn] == []
