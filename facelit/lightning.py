@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.strategies import Strategy
@@ -45,6 +46,7 @@ __all__ = [
     "is_first_process",
     "log_figures_now",
     "logs_step",
+    "looks_after_epochs",
     "made_by_command_line",
     "on_signals",
     "place_in_run",
@@ -78,6 +80,7 @@ PRIVATE_NAMES = {
     "_get_default_store": "the others do not know why a process failed",
     "_accelerator_connector": "SLURM's signal before the time limit does not put the job back into the queue",
     "_select_ckpt_path": "a new run takes up another's hpc_ckpt_N.ckpt (under SLURM) or on_exception.ckpt, unasked",
+    "_check_on_train_epoch_end": "EarlyStopping that looks after epochs without a validation ends the run in a traceback",
     "_combined_loader": "a run resumed with longer epochs makes up a validation in the middle of one",
     "_parse_ckpt_path": "the hyperparameters in a checkpoint silently override the command line",
     "_ddp_params_and_buffers_to_ignore": "DDP broadcasts and averages the rows of a sharded head, which differ on purpose",
@@ -120,6 +123,11 @@ def ends_step(trainer: Trainer, batch_idx: int) -> bool:
 def logs_step(trainer: Trainer, step: int) -> bool:
     """Whether `trainer.log_every_n_steps` asks for the figures of optimizer step number `step`, counted from 1."""
     return bool(step % max(1, trainer.log_every_n_steps) == 0)
+
+
+def looks_after_epochs(callback: EarlyStopping) -> bool:
+    """Whether it was told to look after each epoch, rather than after each validation."""
+    return callback._check_on_train_epoch_end is True
 
 
 def log_figures_now(trainer: Trainer) -> None:

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import OnExceptionCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, OnExceptionCheckpoint
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins import MixedPrecision
@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from facelit import lightning
-from facelit.lightning import PRIVATE_NAMES, Place
+from facelit.lightning import PRIVATE_NAMES, Place, looks_after_epochs
 
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = ROOT / "facelit" / "lightning.py"
@@ -204,6 +204,11 @@ def _select_ckpt_path(folder: Path) -> None:
     assert selected("named.ckpt") == "named.ckpt"
 
 
+def _check_on_train_epoch_end(folder: Path) -> None:
+    told = [looks_after_epochs(EarlyStopping("x", check_on_train_epoch_end=value)) for value in (True, False, None)]
+    assert told == [True, False, False]
+
+
 def _combined_loader(folder: Path) -> None:
     module = Module(lambda module: lightning.batches_in_epoch(module.trainer))
     fit(module, folder, max_epochs=1)
@@ -350,6 +355,7 @@ PROBES: dict[str, Callable[[Path], None]] = {
     "_get_default_store": _get_default_store,
     "_accelerator_connector": _accelerator_connector,
     "_select_ckpt_path": _select_ckpt_path,
+    "_check_on_train_epoch_end": _check_on_train_epoch_end,
     "_combined_loader": _combined_loader,
     "_parse_ckpt_path": _parse_ckpt_path,
     "_ddp_params_and_buffers_to_ignore": _ddp_params_and_buffers_to_ignore,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from facelit.callbacks.folders import run_folder
+from facelit.callbacks.monitors import check_monitors, check_trained_monitors, verification_sets
 from facelit.checkpoints import store_calibration
 from facelit.data.batches import EvalBatch
 from facelit.data.sources import VerificationSource
@@ -28,8 +27,6 @@ from facelit.errors import FacelitError
 from facelit.verification import MissingImagesError, PairVerification, VerificationResult
 from facelit.verification.calibration import calibration_entry
 from facelit.verification.figures import hardest_pairs_figure, roc_figure
-
-_FIGURES = ("accuracy", "accuracy_se", "auc", "eer", "threshold", "missing_pairs")
 
 
 class VerificationCallback(Callback):
@@ -66,17 +63,30 @@ class VerificationCallback(Callback):
         self.calibrate = calibrate
         self.results: dict[str, VerificationResult] = {}
         self._metrics: dict[str, PairVerification] = {}
+        self._has_trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a figure to watch that no validation will give: Lightning says so after the first one.
 
         Raises:
-            FacelitError: A callback's `monitor` is misspelt.
+            FacelitError: A callback's `monitor` is misspelt, or there is nothing to look at where it looks.
         """
         if stage == "fit":
-            for callback in trainer.callbacks:
-                if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor:
-                    check_monitor(callback.monitor, f"monitor of {type(callback).__name__}", trainer, pl_module)
+            check_monitors(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run, or what is left of one, begins."""
+        self._has_trained = False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """After the first batch: refuses a figure to watch that training does not give.
+
+        Raises:
+            FacelitError: A `monitor` is misspelt.
+        """
+        if not self._has_trained:
+            self._has_trained = True
+            check_trained_monitors(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Creates the metric of each set.
@@ -84,14 +94,14 @@ class VerificationCallback(Callback):
         Raises:
             FacelitError: The trainer validates on DataLoaders that are not a FaceDataModule's.
         """
-        if not _sources(trainer):
+        if not verification_sets(trainer):
             raise FacelitError(
                 "VerificationCallback measures the verification sets of FaceDataModule. With DataLoaders of your own, measure with"
                 " facelit.verification.PairVerification."
             )
         self._metrics = {
             name: PairVerification(np.stack([source.first, source.second], axis=1), source.is_same, source.folds)
-            for name, source in _sources(trainer).items()
+            for name, source in verification_sets(trainer).items()
         }
 
     def on_validation_batch_end(
@@ -114,7 +124,7 @@ class VerificationCallback(Callback):
         """Evaluates, logs and draws."""
         if trainer.sanity_checking or trainer.fast_dev_run or not self._metrics:
             return
-        sources = _sources(trainer)
+        sources = verification_sets(trainer)
         for name, metric in self._metrics.items():
             self.results[name] = _compute(name, metric)
             missing = sources[name].num_missing_pairs
@@ -224,41 +234,3 @@ def _write_scores(path: Path, source: VerificationSource, result: VerificationRe
     ):
         rows.append(f"{fold}\t{int(same)}\t{score:.8f}\t{source.names[first]}\t{source.names[second]}")
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def check_monitor(monitor: str, option: str, trainer: Trainer, module: LightningModule) -> None:
-    """Refuses the name of a figure that a run's verification sets do not have.
-
-    Names that do not look like one of theirs pass, and all where a class of the user's own may log figures.
-
-    Args:
-        monitor: The figure's name.
-        option: What asks for it, for messages.
-        trainer: Of the run.
-        module: Of the run.
-
-    Raises:
-        FacelitError: There is no such set, or no such figure.
-    """
-    sets = list(_sources(trainer))
-    classes = map(type, (module, *trainer.callbacks))
-    ours = all(one.__module__.startswith(("facelit.", "pytorch_lightning.")) for one in classes)
-    name, slash, figure = monitor.rpartition("/")
-    if not (sets and ours and slash) or name == "train":
-        return
-    known = ["val/accuracy"] if name == "val" else [f"{name}/{figure}" for figure in _FIGURES]
-    if name not in (*sets, "val") or (monitor not in known and not figure.startswith("tar_at_far_")):
-        close = difflib.get_close_matches(
-            monitor, ["val/accuracy", *(f"{one}/{some}" for one in sets for some in _FIGURES)], 1
-        )
-        raise FacelitError(
-            f"{option}: no validation gives the figure {monitor!r}.{f' Is {close[0]!r} meant?' if close else ''} The sets are"
-            f" {', '.join(sets)}, their figures {', '.join(_FIGURES)} and tar_at_far_1e-2, ..., as in {sets[0]}/auc; val/accuracy is"
-            " the first set's."
-        )
-
-
-def _sources(trainer: Trainer) -> Mapping[str, VerificationSource]:
-    """The data module's verification sets, in the order of its loaders."""
-    sources: Mapping[str, VerificationSource] = getattr(trainer.datamodule, "verification", {})
-    return sources

@@ -359,8 +359,20 @@ def _what_chooses(config: Namespace) -> str:
     names = [name for name, options in sets.items() if options is not None]
     if not names:
         return "No verification sets (data.verification): no figures, and no best checkpoint."
+    if reason := _why_never_validated(config.trainer):
+        return f"No validation in this run ({reason}): no figures, and no best checkpoint."
     by = f"the accuracy on {names[0]}" if monitor == MONITOR else monitor or "nothing (checkpoint.monitor is null)"
     return f"Verification sets: {', '.join(names)}. The best checkpoint is chosen by {by}."
+
+
+def _why_never_validated(trainer: Namespace) -> str:
+    """The options that keep a run from validating; empty where it does."""
+    every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
+    if trainer.limit_val_batches == 0:
+        return "trainer.limit_val_batches 0"
+    if every and epochs and 0 < epochs < every:
+        return f"trainer.check_val_every_n_epoch {every}, trainer.max_epochs {epochs}"
+    return ""
 
 
 def _root_cause(error: BaseException) -> BaseException:

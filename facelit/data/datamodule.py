@@ -203,6 +203,7 @@ class FaceDataModule(LightningDataModule):
         if not batches:
             return
         by_epoch = trainer.check_val_every_n_epoch is not None
+        self._refuse_parts_of_sets(trainer)
         if isinstance(interval, int) and interval < 1:
             raise FacelitError(f"trainer.val_check_interval must be at least 1 batch, got {interval}.")
         if isinstance(interval, int) and interval > batches and by_epoch:
@@ -221,6 +222,19 @@ class FaceDataModule(LightningDataModule):
                 f" exactly. Validate after epochs, or after a multiple of {accumulated} batches"
                 f"{'' if by_epoch else f' where an epoch ({batches}) is one too'}."
             )
+
+    def _refuse_parts_of_sets(self, trainer: Trainer) -> None:
+        """Before an epoch has been trained for figures that would be refused."""
+        limit = trainer.limit_val_batches
+        if trainer.fast_dev_run or trainer.overfit_batches or (limit == 1.0 and isinstance(limit, float)):
+            return
+        for name, source in self.verification.items():
+            batches = -(-len(source) // (self.eval_batch_size * self._world_size))
+            if isinstance(limit, float) or limit < batches:
+                raise FacelitError(
+                    f"trainer.limit_val_batches {limit}: verification set {name} has {batches} batches, and figures of part of a set would"
+                    " be meaningless. Leave the option out; to train without verification: --data.verification null"
+                )
 
     def _check_workers(self, stage: str) -> None:
         """Training's workers stay ahead while one verification set after the other is read."""

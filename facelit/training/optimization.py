@@ -11,7 +11,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer, lr_scheduler
 
-from facelit.callbacks.verification import check_monitor
+from facelit.callbacks.monitors import check_monitor
 from facelit.data.datamodule import FaceDataModule
 from facelit.errors import FacelitError
 from facelit.lightning import unscales_in_step

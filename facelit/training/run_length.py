@@ -6,6 +6,7 @@ from math import inf
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from facelit.data.datamodule import FaceDataModule, training_batches
 from facelit.errors import FacelitError
@@ -47,9 +48,29 @@ class ScheduleLength(Callback):
             rank_zero_warn(f"{name} warms up for {schedule.warmup:g} steps; the run has {total}.", category=UserWarning)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts again: the remaining epochs of a resumed run may differ in length from those before."""
+        """Counts again: the remaining epochs of a resumed run may differ in length from those before.
+
+        Raises:
+            FacelitError: torch's `OneCycleLR` ends before the run; torch says so only then.
+        """
         if self._schedule is not None:
             self._schedule.set_total_steps(total_steps(trainer))
+        for each in trainer.lr_scheduler_configs:
+            if isinstance(each.scheduler, OneCycleLR):
+                _check_one_cycle(each.scheduler, each.interval, trainer)
+
+
+def _check_one_cycle(schedule: OneCycleLR, interval: str, trainer: Trainer) -> None:
+    if interval == "step":
+        length, left = total_steps(trainer), total_steps(trainer) - trainer.global_step
+    else:
+        length = trainer.max_epochs or -1
+        left = length - place_in_run(trainer).epochs_finished
+    if schedule.last_epoch + left > schedule.total_steps:
+        raise FacelitError(
+            f"model.lr_scheduler: OneCycleLR ends after total_steps {schedule.total_steps}, the run after {length} {interval}s. Set"
+            f" model.lr_scheduler.total_steps to {length}; a resumed run keeps the schedule that it began with."
+        )
 
 
 def total_steps(trainer: Trainer) -> int:

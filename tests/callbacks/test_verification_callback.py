@@ -36,7 +36,10 @@ def test_names_of_sets_are_checked(name: str) -> None:
 
 def trainer_with(*callbacks: Callback) -> Any:
     return SimpleNamespace(
-        callbacks=list(callbacks), datamodule=SimpleNamespace(verification={"lfw": None, "cfp": None})
+        callbacks=list(callbacks),
+        datamodule=SimpleNamespace(verification={"lfw": None, "cfp": None}),
+        limit_val_batches=1.0,
+        check_val_every_n_epoch=1,
     )
 
 

@@ -60,9 +60,10 @@ def test_a_later_file_changes_a_set(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_which_sets_count_is_said() -> None:
-    def said(sets: Any, monitor: str | None) -> str:
+    def said(sets: Any, monitor: str | None, **options: Any) -> str:
         data, checkpoint = Namespace(verification=sets), Namespace(monitor=monitor)
-        return training_module._what_chooses(Namespace(data=data, checkpoint=checkpoint))
+        trainer = Namespace({"limit_val_batches": None, "check_val_every_n_epoch": 1, "max_epochs": 2} | options)
+        return training_module._what_chooses(Namespace(data=data, checkpoint=checkpoint, trainer=trainer))
 
     both = {"lfw": 1, "cfp_fp": 1, "removed": None}
     assert said(both, "val/accuracy") == (
@@ -70,6 +71,10 @@ def test_which_sets_count_is_said() -> None:
     )
     assert said(both, "cfp_fp/auc").endswith("chosen by cfp_fp/auc.")
     assert "No verification sets" in said(None, None)
+    assert "No validation in this run (trainer.limit_val_batches 0)" in said(both, "val/accuracy", limit_val_batches=0)
+    never = said(both, "val/accuracy", check_val_every_n_epoch=3)
+    assert "No validation in this run (trainer.check_val_every_n_epoch 3, trainer.max_epochs 2)" in never
+    assert "chosen by" in said(both, "val/accuracy", check_val_every_n_epoch=2)
 
 
 def test_paths_are_expanded_as_a_shell_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

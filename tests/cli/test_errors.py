@@ -170,7 +170,8 @@ WRONG_OPTIONS = [
     (["--config", "nowhere.yaml"], ["nowhere.yaml", "not found"]),
     (["--model.lr_interval", "hour"], ["lr_interval", "hour"]),
     (["--trainer.overfit_batches", "1"], ["overfit_batches"]),
-    (["--trainer.limit_val_batches", "1"], ["limit_val_batches", "images were not embedded"]),
+    (["--trainer.limit_val_batches", "1"], ["limit_val_batches 1", "tiny has 7 batches"]),
+    (["--trainer.limit_val_batches", "0.5"], ["limit_val_batches 0.5", "part of a set"]),
     (["--trainer.val_check_interval", "500"], ["val_check_interval 500", "6 batches"]),
     (
         ["--trainer.val_check_interval", "3", "--trainer.accumulate_grad_batches", "2"],
