@@ -19,7 +19,7 @@ from facelit.storage.names import Names
 from facelit.storage.packed import MANIFEST
 from facelit.storage.photo_files import is_photo
 from facelit.storage.progress import progress_bar
-from facelit.storage.walking import is_folder
+from facelit.storage.walking import is_folder, is_hidden
 
 _WORTH_A_BAR = 2_000
 """Fewer folders than this are walked without a progress bar."""
@@ -108,7 +108,7 @@ class _Walk:
         num_images = 0
         with os.scandir(os.path.join(self._root, name)) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_hidden(entry.name):
                     continue
                 if name and is_image(entry.name):  # even a folder of such a name, as in `FolderStore`
                     num_images += 1
@@ -192,7 +192,7 @@ def _sets_below(root: Path) -> Iterator[tuple[str, str]]:
 
 def _folders_in(folder: str | Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.path for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+        return sorted(entry.path for entry in entries if is_folder(entry) and not is_hidden(entry.name))
 
 
 def _images_in(folder: str) -> list[str]:

@@ -17,7 +17,7 @@ from facelit.storage.images import BadImageError, Crop
 from facelit.storage.people import comparable
 from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
-from facelit.storage.walking import is_folder
+from facelit.storage.walking import is_folder, is_hidden
 
 People = Mapping[str, Photo | Sequence[Photo]]
 """Photos by the name of the person: one, or several."""
@@ -68,7 +68,7 @@ def list_people(root: Path) -> dict[str, list[Path]]:
     if not people:
         raise FacelitError(f"{root}: no photos here. The expected layout is root/<person>/<photo>.")
     for entry in os.scandir(root):
-        if is_folder(entry) and not entry.name.startswith("."):
+        if is_folder(entry) and not is_hidden(entry.name):
             people.setdefault(entry.name, [])
     return dict(sorted(people.items()))
 

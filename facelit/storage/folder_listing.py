@@ -25,7 +25,7 @@ from facelit.storage.images import IMAGE_SUFFIXES, is_image
 from facelit.storage.names import Names
 from facelit.storage.progress import progress_bar
 from facelit.storage.system import times_waited
-from facelit.storage.walking import is_folder
+from facelit.storage.walking import is_folder, is_hidden
 
 _SUFFIXES = tuple(map(str.encode, IMAGE_SUFFIXES))
 _CHUNK = 64
@@ -139,7 +139,7 @@ def _subfolders(root: Path, is_root: bool = True) -> list[bytes]:
             f"{root}: {len(loose)} image(s) are directly in the training folder ({', '.join(sorted(loose)[:3])}...)."
             " Each image belongs in its identity's subfolder: root/<identity>/<image>."
         )
-    return sorted(name for name in folders if not name.startswith(b"."))
+    return sorted(name for name in folders if not is_hidden(os.fsdecode(name)))
 
 
 def _times_ns(path: bytes) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from facelit.errors import FacelitError
 from facelit.storage.images import USUAL_SUFFIXES, is_image
 from facelit.storage.people import comparable, is_code, is_count
 from facelit.storage.text import read_text
-from facelit.storage.walking import is_folder
+from facelit.storage.walking import is_folder, is_hidden
 
 ImageKey = tuple[str, int]
 """A person's name and the number of one of their images, as a pairs file names an image."""
@@ -143,7 +143,7 @@ class PairImages:
         if self._folders is None:
             self._folders = {}
             for entry in sorted(_entries(self.root), key=lambda entry: entry.name):
-                if is_folder(entry) and not entry.name.startswith("."):
+                if is_folder(entry) and not is_hidden(entry.name):
                     self._folders.setdefault(comparable(entry.name), []).append(entry.name)
         found = self._folders.get(comparable(name), [])
         if name in found:

@@ -10,6 +10,18 @@ from typing import Any
 from facelit.errors import FacelitError
 
 
+_SYSTEMS = frozenset(
+    ("__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
+    + ("system volume information",)
+)
+"""Folders that macOS' archives, network disks (Synology, QNAP), Windows and Linux put among people's: thumbnails and deleted files."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a folder of this name is none of the user's: as `.name`, or made by a system. Nothing in it counts, anywhere in facelit."""
+    return name.startswith(".") or name.lower() in _SYSTEMS
+
+
 def is_folder(entry: os.DirEntry[Any]) -> bool:
     """Whether it is a folder, or a link to one; a link that leads round in a circle is none."""
     try:
@@ -21,7 +33,7 @@ def is_folder(entry: os.DirEntry[Any]) -> bool:
 def files_below(root: Path, is_wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
     """Files in any depth, folder by folder in the order of their names.
 
-    Hidden folders are left out. Links to folders are followed, but no folder is visited twice: a link to one above, or to one
+    Hidden folders are left out (`is_hidden`). Links to folders are followed, but no folder is visited twice: a link to one above, or to one
     that lies below `root` itself, adds nothing.
 
     Args:
@@ -50,6 +62,6 @@ def files_below(root: Path, is_wanted: Callable[[os.DirEntry[str]], bool]) -> li
         names = {entry.name for entry in folders}
         found[folder] = sorted(entry.name for entry in listed if entry.name not in names and is_wanted(entry))
         for entry in folders:
-            if not entry.name.startswith("."):
+            if not is_hidden(entry.name):
                 (links if entry.is_symlink() else waiting).append(Path(entry.path))
     return [folder / name for folder in sorted(found, key=lambda folder: folder.parts) for name in found[folder]]

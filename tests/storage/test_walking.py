@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from facelit.align.photo_tree import list_photos
+from facelit.check.ignored import find_ignored
 from facelit.errors import FacelitError
 from facelit.inference.enrolment import list_people
 from facelit.storage import walking
+from facelit.storage.folder import FolderStore
 from facelit.storage.images import list_images
 from facelit.storage.photo_files import photo_files
 from facelit.storage.walking import files_below
@@ -39,6 +41,19 @@ def test_order(tmp_path: Path) -> None:
     ]
     assert relative(tmp_path) == by_walk
     assert len(by_walk) == len(names)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found", ".AppleDouble"])
+def test_folders_that_systems_make_are_nobody_s(tmp_path: Path, name: str) -> None:
+    """Thumbnails became a person of their own, deleted photos came back, and a gallery missed the photos of a person `__MACOSX`."""
+    tree(tmp_path, "a/1.jpg", f"{name}/x.jpg", f"{name}/a/1.jpg", f"a/{name}/1.jpg")
+    assert relative(tmp_path) == ["a/1.jpg"]
+    assert photo_files(tmp_path) == [tmp_path / "a" / "1.jpg"]
+    assert list(list_photos(tmp_path).stems) == ["a/1.jpg"]
+    assert list(FolderStore(tmp_path).identities) == ["a"]
+    assert [str(person) for person in list_people(tmp_path)] == ["a"]
+    ignored = find_ignored(tmp_path)
+    assert (ignored.subfolders, ignored.empty, len(ignored.files)) == ([], [], 0)
 
 
 @pytest.mark.parametrize("target", [".", "..", "a", "../other"])
