@@ -9,11 +9,9 @@ from typing import Any
 
 from facelit.errors import FacelitError
 
-
 _SYSTEMS = frozenset(
-    ("__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found")
-    + ("system volume information",)
-)
+    ["__macosx", "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin", "lost+found"]
+) | {"system volume information"}
 """Folders that macOS' archives, network disks (Synology, QNAP), Windows and Linux put among people's: thumbnails and deleted files."""
 
 
