@@ -126,8 +126,10 @@ def _read(path: str, named: frozenset[str] | None, pairs: str, jobs: int | None)
     wanted = None if named is None else set(map(comparable, named))
     is_of_set = np.array([wanted is None or comparable(name) in wanted for name in store.identities], np.bool_)
     people = [name for name, is_one in zip(store.identities, is_of_set.tolist(), strict=True) if is_one]
+    if not len(store.identities):
+        raise FacelitError(f"{path} (option against) has no image as root/<name>/<image>.")
     if not people:
-        whose = "" if named is None else f" in {pairs} (with several sets, --pairs takes a file for each, or none)"
-        raise FacelitError(f"{path} (option against) has none of the people{whose}.")
+        whose = f"in {pairs} (with several sets, --pairs takes a file for each, or none)"
+        raise FacelitError(f"{path} (option against) has none of the people {whose}.")
     rows = np.flatnonzero(is_of_set[store.labels])
     return VerificationSet(path, people, store, rows, scan_images(store, rows, jobs))

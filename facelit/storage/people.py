@@ -21,14 +21,14 @@ _MOSTLY = 0.9
 def comparable(name: str) -> str:
     """A name in the form in which names are compared, everywhere in facelit.
 
-    Two names are one person's if they differ in case, in spaces against underscores, in how accents are stored (a Mac takes é apart,
-    others do not: Unicode's NFC and NFD), in apostrophes and hyphens that a word processor has made typographic, or in characters
-    that nobody sees (zero-width spaces, marks of direction, soft hyphens).
+    Two names are one person's if they differ in case, in spaces against underscores, in backslashes (as Windows writes `F0001/MID1`)
+    against slashes, in how accents are stored (a Mac takes é apart, others do not: Unicode's NFC and NFD), in apostrophes and hyphens
+    that a word processor has made typographic, or in characters that nobody sees (zero-width spaces, marks of direction, soft hyphens).
     """
     if not name.isascii():
         name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).translate(_TYPED)
         name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
-    return re.sub(r"[\s_]+", "_", name.lower()).strip("_")
+    return re.sub(r"[\s_]+", "_", name.lower().replace("\\", "/")).strip("_")
 
 
 def is_code(name: str) -> bool:

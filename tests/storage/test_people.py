@@ -125,6 +125,14 @@ def test_excluded_whatever_the_spelling(tmp_path: Path) -> None:
     assert kept(root, f"adam_sandler\n{JOSE}\n") == ["Bo", "Cy", "Di"]
 
 
+def test_identities_of_two_folders_with_windows_backslashes(tmp_path: Path) -> None:
+    root = tree(tmp_path / "crops", "F0001/MID1/1.png", "F0001/MID2/1.png", "F0002/MID1/1.png")
+    listed = tmp_path / "listed.txt"
+    listed.write_text("f0001\\mid1\nF0002/MID1\n")
+    source = IdentityFolder(str(root), exclude_identities=str(listed), identity_depth=2)
+    assert list(source.identities) == ["F0001/MID2"]
+
+
 @pytest.mark.parametrize("mark", [UTF_8_MARK, b"\xff\xfe", b"\xfe\xff"])
 def test_byte_order_marks(tmp_path: Path, mark: bytes) -> None:
     """The first name is a name, the first number a number, in every text file that people write."""
