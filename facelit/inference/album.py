@@ -97,6 +97,24 @@ class Album:
         self.people = np.append(self.people, np.zeros(len(embeddings), np.int64))
         self.embeddings = np.concatenate([self.embeddings.reshape(-1, embeddings.shape[1]), embeddings])
 
+    def forget(self, rows: Sequence[int]) -> None:
+        """Drops faces whose photos have another content by now; links to these would show it among their people.
+
+        Raises:
+            FacelitError: A link cannot be removed.
+        """
+        for row in rows:
+            path = self.out / self.placed[row]
+            try:
+                if self.placed[row] and path.is_symlink():
+                    path.unlink()
+            except OSError as error:
+                raise cannot_write(path, error) from None
+        keep = np.setdiff1d(np.arange(len(self.digests)), rows)
+        for values in (self.digests, self.faces, self.photos, self.placed):
+            values[:] = [values[row] for row in keep.tolist()]  # type: ignore[call-overload]  # of one type each
+        self.people, self.embeddings = self.people[keep], self.embeddings[keep]
+
     def sort(self, cut: float, fewest: int) -> None:
         """Assigns faces without a person to a known or a new one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,17 +138,28 @@ def _embed_new(
     from facelit.inference.photo_embedding import embed_photos
 
     digests: dict[str, Path] = {}
+    content: dict[str, str] = {}
     skipped: list[BadImageError] = []
     with progress_bar("Reading", len(paths), _CHUNK) as show:
         for done, path in enumerate(paths):
             try:
-                digests.setdefault(digest_of(path), path)
+                content[os.path.abspath(path)] = digest = digest_of(path)
+                digests.setdefault(digest, path)
             except BadImageError as error:
                 skipped.append(error)
             show(done)
     copies = len(paths) - len(skipped) - len(digests)
     if copies:
         remark(f"{copies:,} photos are identical copies of others; each picture is sorted once.")
+    replaced = [
+        row
+        for row, (digest, photo) in enumerate(zip(album.digests, album.photos, strict=True))
+        if digest not in digests and photo in content
+    ]
+    if replaced:
+        names = {album.photos[row] for row in replaced}
+        remark(f"{len(names):,} photo(s) have another content than when they were sorted: sorted anew.")
+        album.forget(replaced)
     known = set(album.digests)
     album.photos = [
         str(digests[digest].absolute()) if digest in digests else photo

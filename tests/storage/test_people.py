@@ -126,11 +126,11 @@ def test_excluded_whatever_the_spelling(tmp_path: Path) -> None:
 
 
 def test_identities_of_two_folders_with_windows_backslashes(tmp_path: Path) -> None:
-    root = tree(tmp_path / "crops", "F0001/MID1/1.png", "F0001/MID2/1.png", "F0002/MID1/1.png")
+    root = tree(tmp_path / "crops", "F0001/MID1/1.png", "F0001/MID2/1.png", "F0002/MID1/1.png", "F3/M/1.png")
     listed = tmp_path / "listed.txt"
     listed.write_text("f0001\\mid1\nF0002/MID1\n")
     source = IdentityFolder(str(root), exclude_identities=str(listed), identity_depth=2)
-    assert list(source.identities) == ["F0001/MID2"]
+    assert list(source.identities) == ["F0001/MID2", "F3/M"]
 
 
 @pytest.mark.parametrize("mark", [UTF_8_MARK, b"\xff\xfe", b"\xfe\xff"])
