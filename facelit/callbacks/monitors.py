@@ -97,7 +97,7 @@ def check_monitor(monitor: str, option: str, trainer: Trainer, module: Lightning
 
 
 def _watchers(trainer: Trainer) -> Iterator[tuple[EarlyStopping | ModelCheckpoint, str]]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+    for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping) and not callback.strict:
             continue  # told not to mind
         if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor:
@@ -112,5 +112,5 @@ def _is_of_validation(monitor: str, trainer: Trainer, module: LightningModule) -
 
 def _all_ours(trainer: Trainer, module: LightningModule) -> bool:
     """Whether no class of the user's own may log figures."""
-    classes = map(type, (module, *trainer.callbacks))  # type: ignore[attr-defined]  # likewise
+    classes = map(type, (module, *trainer.callbacks))
     return all(one.__module__.startswith(("facelit.", "pytorch_lightning.")) for one in classes)

@@ -112,7 +112,7 @@ class Album:
                 raise cannot_write(path, error) from None
         keep = np.setdiff1d(np.arange(len(self.digests)), rows)
         for values in (self.digests, self.faces, self.photos, self.placed):
-            values[:] = [values[row] for row in keep.tolist()]  # type: ignore[call-overload]  # of one type each
+            values[:] = [values[row] for row in keep.tolist()]
         self.people, self.embeddings = self.people[keep], self.embeddings[keep]
 
     def sort(self, cut: float, fewest: int) -> None:
