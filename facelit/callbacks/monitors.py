@@ -45,7 +45,7 @@ def check_monitors(trainer: Trainer, module: LightningModule) -> None:
 
 
 def check_trained_monitors(trainer: Trainer, module: LightningModule) -> None:
-    """Refuses callbacks that watch a figure of training which the first batch has not logged. Called after it.
+    """Refuses callbacks that watch a figure of training which training has not logged. Called after the first batch that is.
 
     Raises:
         FacelitError: There is no such figure.

@@ -63,7 +63,7 @@ class VerificationCallback(Callback):
         self.calibrate = calibrate
         self.results: dict[str, VerificationResult] = {}
         self._metrics: dict[str, PairVerification] = {}
-        self._has_trained = False
+        self._has_logged = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a figure to watch that no validation will give: Lightning says so after the first one.
@@ -76,16 +76,17 @@ class VerificationCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run, or what is left of one, begins."""
-        self._has_trained = False
+        self._has_logged = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """After the first batch: refuses a figure to watch that training does not give.
+        """After the first batch that is logged: refuses a figure to watch that training does not give.
 
         Raises:
             FacelitError: A `monitor` is misspelt.
         """
-        if not self._has_trained:
-            self._has_trained = True
+        # Not every batch is logged: of accumulated ones the last, of a resumed run's the next that is due.
+        if not self._has_logged and "train/loss" in trainer.callback_metrics:
+            self._has_logged = True
             check_trained_monitors(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

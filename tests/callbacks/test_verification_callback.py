@@ -68,6 +68,20 @@ def test_figures_that_there_will_be_pass(monitor: str) -> None:
     callback.setup(trainer_with(callback, EarlyStopping("mine/figure"), Own()), module, "fit")
 
 
+def test_figures_of_training_are_looked_for_once_they_are_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of accumulated batches the first logs nothing, nor does a resumed run's, as a rule."""
+    command = ["fit", "--config", str(make_run(tmp_path)), "--data.verification", "null"]
+    command += ["--trainer.accumulate_grad_batches", "2", "--trainer.log_every_n_steps", "2"]
+    watch = ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor"]
+    with pytest.raises(SystemExit):
+        main([*command, *watch, "train/lss", "--trainer.max_epochs", "1"])
+    assert "gives the figure 'train/lss'. Is 'train/loss' meant?" in capsys.readouterr().err
+    main([*command, *watch, "train/loss", "--trainer.max_epochs", "1"])
+    main([*command, *watch, "train/loss", "--trainer.max_epochs", "2", "--ckpt_path", "last"])
+
+
 def test_letters_that_the_font_lacks_are_no_reason_to_warn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     figure = Figure((1, 1))
     figure.text(0, 0, "顔")
