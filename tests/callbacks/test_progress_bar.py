@@ -46,7 +46,7 @@ def test_batches_that_are_shown(monkeypatch: pytest.MonkeyPatch, seconds_a_batch
 def test_what_a_fit_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: Any) -> None:
     trainers: list[Trainer] = []
     monkeypatch.setattr(LastCheckpoint, "on_fit_start", lambda self, trainer, pl_module: trainers.append(trainer))
-    monkeypatch.setattr("facelit.cli.training.draws_bars", lambda stream: expected is not ProgressLog)
+    monkeypatch.setattr("facelit.cli.lightning_cli.draws_bars", lambda stream: expected is not ProgressLog)
     run = make_run(tmp_path, trainer__enable_progress_bar=True, trainer__fast_dev_run=True)
     main(["fit", "--config", str(run), *options])
     bar = trainers[0].progress_bar_callback

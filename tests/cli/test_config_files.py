@@ -9,8 +9,8 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
+from facelit.cli import lightning_cli as cli_module
 from facelit.cli import main
-from facelit.cli import training as training_module
 from facelit.cli.config_files import expand_paths
 from facelit.data import FaceDataModule
 from facelit.errors import FacelitError
@@ -63,7 +63,7 @@ def test_which_sets_count_is_said() -> None:
     def said(sets: Any, monitor: str | None, **options: Any) -> str:
         data, checkpoint = Namespace(verification=sets), Namespace(monitor=monitor)
         trainer = Namespace({"limit_val_batches": None, "check_val_every_n_epoch": 1, "max_epochs": 2} | options)
-        return training_module._what_chooses(Namespace(data=data, checkpoint=checkpoint, trainer=trainer))
+        return cli_module._what_chooses(Namespace(data=data, checkpoint=checkpoint, trainer=trainer))
 
     both = {"lfw": 1, "cfp_fp": 1, "removed": None}
     assert said(both, "val/accuracy") == (

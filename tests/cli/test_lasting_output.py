@@ -12,7 +12,6 @@ from facelit.cli.lasting_output import outlive_readers
 
 SCRIPT = """
 import os, sys, time
-from facelit.cli import training
 from facelit.cli.lasting_output import outlive_readers
 outlive_readers()
 print("to the reader")

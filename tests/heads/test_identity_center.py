@@ -10,7 +10,8 @@ import yaml
 from jsonargparse import ActionConfigFile
 from torch import Tensor
 
-from facelit.cli.training import FacelitParser, main
+from facelit.cli.lightning_cli import FacelitParser
+from facelit.cli.training import main
 from facelit.errors import FacelitError
 from facelit.heads import (
     AdaFaceHead,

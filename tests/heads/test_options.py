@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from facelit.cli.errors import _argument_names
-from facelit.cli.training import FacelitParser
+from facelit.cli.lightning_cli import FacelitParser
 from facelit.errors import FacelitError
 from facelit.heads import Head
 

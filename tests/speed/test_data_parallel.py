@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facelit import FacelitError
-from facelit.cli.training import FacelitCLI, main
+from facelit.cli.lightning_cli import FacelitCLI
+from facelit.cli.training import main
 from facelit.distributed import rank
 from facelit.heads import CenterLossHead
 from facelit.speed import FaceDDP
