@@ -14,7 +14,7 @@ from facelit.check.verification_set import VerificationSet
 from facelit.pictures.findings import Finding, Item, Picture
 from facelit.storage.base import CropStore, ImageStore
 from facelit.storage.images import CROP_SIZE
-from facelit.storage.people import comparable, why_incomparable
+from facelit.storage.people import comparable, same_people, why_incomparable
 
 Rows = npt.NDArray[np.int64]
 
@@ -46,6 +46,7 @@ def find_all(
         _black_border(store, scan),
         *_duplicates(store, scan),
         _few_images(store, scan, min_images, empty),
+        _same_names(store),
     ]
     if against:
         findings += [_by_name(store, against), _by_image(store, scan, against)]
@@ -193,6 +194,26 @@ def _few_images(store: CropStore, scan: Scan, min_images: int, empty: Sequence[s
 
     count = len(few) + len(empty)
     return Finding("few_images", "Too few images", explanation, int(counts[few].sum()), count, count, item)
+
+
+def _same_names(store: CropStore) -> Finding:
+    explanation = (
+        "Identities whose names are one person's: they differ in case, in spaces and underscores, or in how accents are stored."
+        " Training would push them apart: put their images into one folder, or rename them if they are two people."
+    )
+    groups = same_people(store.identities)
+    counts = np.bincount(store.labels, minlength=len(store.identities))
+    first = _first_rows(store)
+
+    def item(number: int) -> Item:
+        group = groups[number]
+        names = [store.identities[label] for label in group]
+        pictures = [Picture(store, int(first[label])) for label in group if first[label] >= 0]
+        return Item({"identities": names, "images": int(counts[group].sum())}, " = ".join(names), pictures)
+
+    labels = [label for group in groups for label in group]
+    images = int(counts[labels].sum()) if labels else 0
+    return Finding("same_name", "One person by name", explanation, images, len(labels), len(groups), item)
 
 
 def _by_name(store: CropStore, against: Sequence[VerificationSet]) -> Finding:

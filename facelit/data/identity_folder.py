@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pytorch_lightning.utilities.rank_zero import rank_zero_info
+from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from facelit.data.sources import IdentitySource
 from facelit.errors import FacelitError
@@ -18,7 +18,7 @@ from facelit.storage.exclusion import read_excluded_images, rows_named
 from facelit.storage.images import Crop, decode_crop
 from facelit.storage.names import Names
 from facelit.storage.open import open_store
-from facelit.storage.people import comparable, read_people, unmatched
+from facelit.storage.people import comparable, read_people, same_people, unmatched
 
 _SHOWN = 5
 """So many names that match nobody are listed."""
@@ -93,6 +93,17 @@ class IdentityFolder(IdentitySource):
         self.__dict__.update(state)
         if self._rows is None:
             self._labels, self._identities = self.store.labels, self.store.identities
+
+    def prepare(self) -> None:
+        """Says where several identities have one person's name: they would be pushed apart."""
+        groups = same_people(self.identities)
+        if groups:
+            names = [" and ".join(self.identities[label] for label in group) for group in groups]
+            rank_zero_warn(
+                f"{self.root}: {len(groups):,} {'person has' if len(groups) == 1 else 'people have'} several identities, by their"
+                f" names{_some(names)}; `facelit check` lists them. Training pushes them apart: put their images into one folder, or"
+                " rename them if they are two people."
+            )
 
     @property
     def labels(self) -> npt.NDArray[np.int32]:

@@ -42,6 +42,18 @@ def unmatched(names: Iterable[str], identities: Iterable[str]) -> list[str]:
     return sorted(name for name in names if comparable(name) not in known)
 
 
+def same_people(names: Iterable[str]) -> list[list[int]]:
+    """Which of a set's names are one person's, by `comparable`: the places of each group, in order. Codes are not compared.
+
+    `Ann` and `ann` are two identities of one person; `m.01_` and `m.01` are two codes.
+    """
+    places: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        if not name.isdecimal():  # RecordIO has millions of those
+            places.setdefault(comparable(name), []).append(place)
+    return [group for key, group in places.items() if len(group) > 1 and key and not is_code(key)]
+
+
 def why_incomparable(identities: Sequence[str], names: Sequence[str]) -> str:
     """Why equal names cannot be expected although the people may be the same; empty where they can.
 

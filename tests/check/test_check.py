@@ -34,6 +34,7 @@ KEYS = [
     "duplicates_within",
     "duplicates_across",
     "few_images",
+    "same_name",
 ]
 KEYS_OF_FOLDER = [*KEYS, "ignored"]
 KEYS_OF_FOLDER_WITH_SET = [*KEYS, "in_verification_by_name", "in_verification_by_image", "ignored"]
@@ -346,5 +347,6 @@ def test_lfw_as_it_is(lfw: Path) -> None:
         "duplicates_within": 0,
         "duplicates_across": 0,
         "few_images": 5749 - 1680,
+        "same_name": 0,
         "ignored": 0,
     }

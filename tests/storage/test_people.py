@@ -18,7 +18,7 @@ from facelit.inference.enrolment import OnBadPhoto, enrol
 from facelit.inference.gallery import Gallery
 from facelit.storage.images import Crop
 from facelit.storage.pairs_file import PairImages, read_pairs
-from facelit.storage.people import comparable, read_people, why_incomparable
+from facelit.storage.people import comparable, read_people, same_people, why_incomparable
 from facelit.tools.check import check
 
 JOSE, JOSE_APART = (unicodedata.normalize(form, "José Núñez") for form in ("NFC", "NFD"))
@@ -295,6 +295,30 @@ def test_names_that_cannot_be_compared(identities: list[str], names: list[str], 
 def test_names_that_can_be_compared() -> None:
     assert not why_incomparable(["Ben_Affleck", "Ben_Stiller"], ["Ben_Kingsley", "Ann"])
     assert not why_incomparable(["Ann", "Bo2"], ["Cy"])
+
+
+def test_codes_are_nobodys_second_name() -> None:
+    names = ["m.01_", "m.01", "n_7", "N 7", "12", "1_2", "1 2", "___", " ", "Bo", "ann", "Ann ", "BO"]
+    assert same_people(names) == [[9, 12], [10, 11]]
+
+
+def test_identities_with_one_persons_name_are_told_before_training(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tree(
+        tmp_path / "crops", *(f"{name}/1.png" for name in (JOSE, JOSE_APART, "Ann", "ann", "Bo", "m.01", "m.01_"))
+    )
+    check("crops", report="r.json")
+    findings = {one["key"]: one for one in json.loads((tmp_path / "r.json").read_text())["findings"]}
+    assert findings["same_name"]["images"] == 4
+    assert [one["identities"] for one in findings["same_name"]["items"]] == [["Ann", "ann"], sorted([JOSE, JOSE_APART])]
+    IdentityFolder(root).prepare()
+    (warning,) = [str(one.message) for one in recwarn]
+    assert f"2 people have several identities, by their names (Ann and ann, {JOSE_APART} and {JOSE})" in warning
+    (tmp_path / "merged.txt").write_text(f"Ann\n{JOSE}\n")
+    IdentityFolder(root, exclude_identities=str(tmp_path / "merged.txt")).prepare()
+    assert len(recwarn) == 1
 
 
 def test_a_zero_that_means_nothing_says_so(
