@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facelit.errors import FacelitError
+from facelit.storage.open import why_no_files
 from facelit.storage.photo_files import find_photos, why_unreadable
 
 
@@ -54,7 +55,8 @@ def list_photos(root: Path, several_crops: bool = False) -> PhotoTree:
         photo, reason = next(iter(unreadable.items()))
         raise FacelitError(f"{root}: no photos here that can be read, for example {photo}: {reason}.")
     if not photos:
-        raise FacelitError(f"{root}: no photos here. Photos end in .jpg, .png, .webp, .heic and the like.")
+        kinds = "Photos end in .jpg, .png, .webp, .heic and the like."
+        raise FacelitError(f"{root}: no photos here. {why_no_files(root) or kinds}")
     count = Counter(os.path.splitext(photo)[0] for photo in photos)
     stems = {}
     for photo in photos:

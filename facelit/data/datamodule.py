@@ -23,6 +23,7 @@ from facelit.data.worker_signals import leave_signals_to_main
 from facelit.data.workers import Load, check_open_files, check_shared_memory
 from facelit.errors import FacelitError
 from facelit.storage.images import list_images
+from facelit.storage.open import why_no_files
 from facelit.storage.progress import progress_bar
 
 NO_TRAINING_SET = (
@@ -137,7 +138,7 @@ class FaceDataModule(LightningDataModule):
         paths = list_images(root)
         if not paths:
             state = "holds no image (.jpg, .png, .webp, ...)" if root.is_dir() else "does not exist"
-            raise FacelitError(f"{root} {state} (option data.predict).")
+            raise FacelitError(f"{root} {state} (option data.predict). {why_no_files(root)}".rstrip())
         return paths
 
     def train_dataloader(self) -> DataLoader[TrainBatch]:

@@ -10,6 +10,7 @@ import numpy as np
 from facelit.data.sources import VerificationSource
 from facelit.errors import FacelitError
 from facelit.storage.images import Crop, read_crop
+from facelit.storage.open import why_no_files
 from facelit.storage.pairs_file import Pair, PairImages, read_pairs
 
 __all__ = ["Pair", "PairsFolder", "read_pairs"]
@@ -53,10 +54,12 @@ class PairsFolder(VerificationSource):
         if missing and not allow_missing:
             first_names = ", ".join(f"{name}_{number:04d}" for name, number in missing[:3])
             beside = images.nearest(missing[0])
+            way_out = (
+                why_no_files(self.root) or "Check the folder, or leave those pairs out with `allow_missing: true`."
+            )
             raise FacelitError(
                 f"{pairs}: {len(missing)} of its {len(paths)} images are absent below {self.root} ({first_names}...)."
-                f"{f' (That folder has {beside}.)' if beside else ''}"
-                " Check the folder, or leave those pairs out with `allow_missing: true`."
+                f"{f' (That folder has {beside}.)' if beside else ''} {way_out}"
             )
         if len({pair.fold for pair in listed}) < 2:
             raise FacelitError(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from facelit.errors import FacelitError
 from facelit.storage.files import check_writable
+from facelit.storage.open import why_no_files
+from facelit.storage.photo_files import photo_files
 
 if TYPE_CHECKING:  # they import torch, which --help must not wait for
     from facelit.inference import FaceModel, Threshold
@@ -47,6 +49,19 @@ def _load(checkpoint: str | None, device: str | None) -> FaceModel:
         remark(f"Using {found} (choose another with --checkpoint).")
         return load(found, device)
     return load(checkpoint, device)
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """All photos below the folder that a command was given; see `facelit.storage.photo_files.photo_files`.
+
+    Raises:
+        FacelitError: There is no such folder, or no photo in it.
+    """
+    found = photo_files(folder)
+    if not found:
+        state = "holds no photo" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
+        raise FacelitError(f"{folder} {state}. {why_no_files(folder)}".rstrip())
+    return found
 
 
 def remark(text: str) -> None:

@@ -14,6 +14,7 @@ from facelit.errors import FacelitError
 from facelit.inference.gallery import Embeddings, Gallery, Template, mean_templates
 from facelit.inference.photos import Crops, Photo, as_photos, check_choice
 from facelit.storage.images import BadImageError, Crop
+from facelit.storage.open import why_no_files
 from facelit.storage.people import comparable
 from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
@@ -66,7 +67,9 @@ def list_people(root: Path) -> dict[str, list[Path]]:
         inside = path.relative_to(root)
         people.setdefault(inside.parts[0] if len(inside.parts) > 1 else inside.stem, []).append(path)
     if not people:
-        raise FacelitError(f"{root}: no photos here. The expected layout is root/<person>/<photo>.")
+        raise FacelitError(
+            f"{root}: no photos here. The expected layout is root/<person>/<photo>. {why_no_files(root)}".rstrip()
+        )
     for entry in os.scandir(root):
         if is_folder(entry) and not is_hidden(entry.name):
             people.setdefault(entry.name, [])

@@ -11,6 +11,18 @@ from facelit.storage.folder import FolderStore
 from facelit.storage.packed import MANIFEST, PackedStore
 
 
+def why_no_files(path: Path) -> str:
+    """Why a folder of images has no image files although it is full of images, for messages; empty for other folders."""
+    if (path / MANIFEST).is_file():
+        return "It is a folder that `facelit pack` wrote, with its images in shards: name the folder of image files that it was packed from."
+    if (path / "train.rec").is_file():
+        return (
+            "It is an InsightFace set, with its images in train.rec, and image files are wanted: `facelit.storage.open.open_store` gives"
+            " their bytes in Python, `check` and training read it as it is."
+        )
+    return ""
+
+
 def open_store(path: str | os.PathLike[str], identity_depth: int = 1) -> CropStore:
     """Opens a training set, whatever it is kept in.
 

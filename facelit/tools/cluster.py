@@ -11,9 +11,8 @@ import numpy as np
 
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
-from facelit.inference.console import open_model, remark, remark_drawings
+from facelit.inference.console import open_model, photos_in, remark, remark_drawings
 from facelit.storage.images import BadImageError
-from facelit.storage.photo_files import photo_files
 from facelit.storage.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -77,10 +76,7 @@ def cluster(
     root = Path(photos)
     if Path(out).absolute().is_relative_to(root.absolute()):
         raise FacelitError(f"{out} is inside {photos}: its links would be sorted as photos. Name a folder outside.")
-    paths = list(photo_files(root))
-    if not paths:
-        state = "holds no photo" if root.is_dir() else "does not exist"
-        raise FacelitError(f"{root} {state}.")
+    paths = photos_in(root)
     if labels:
         _check_labels(root, paths)
     model = open_model(checkpoint, device, detector, detector_model)

@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from facelit.align.detectors import DetectorName
 from facelit.errors import FacelitError
-from facelit.inference.console import check_output, open_model, remark, remark_drawings, remark_several_faces
+from facelit.inference.console import check_output, open_model, photos_in, remark, remark_drawings, remark_several_faces
 from facelit.storage.images import BadImageError
-from facelit.storage.photo_files import photo_files
 
 if TYPE_CHECKING:
     from facelit.inference import FaceModel
@@ -62,10 +61,7 @@ def embed(
     from facelit.inference.photo_embedding import embed_photos
 
     root = Path(folder)
-    paths = list(photo_files(root))
-    if not paths:
-        state = "holds no photo" if root.is_dir() else "does not exist"
-        raise FacelitError(f"{root} {state}.")
+    paths = photos_in(root)
     model = open_model(checkpoint, device, detector, detector_model)
     remark_drawings(model)
     faces = embed_photos(model, paths, aligned, which or "largest", flip_average, batch_size).require_any(len(paths))

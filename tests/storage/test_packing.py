@@ -16,15 +16,21 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from facelit.align.photo_tree import list_photos
 from facelit.cli import main
+from facelit.data.datamodule import FaceDataModule
+from facelit.data.pairs import PairsFolder
 from facelit.errors import FacelitError
+from facelit.inference.console import photos_in
+from facelit.inference.enrolment import list_people
 from facelit.storage import packing
 from facelit.storage.folder import FolderStore
 from facelit.storage.images import BadImageError
 from facelit.storage.open import open_store
 from facelit.storage.packed import MANIFEST, PackedStore, Shard, shard_path
 from facelit.storage.packing import SKIPPED, pack, verify
-from tiny_run import ROOT
+from facelit.storage.recordio import write_recordio
+from tiny_run import ROOT, write_pairs
 
 
 def make_faces(root: Path, identities: int = 5, images: int = 7) -> Path:
@@ -312,3 +318,19 @@ def test_slips(faces: Path, tmp_path: Path) -> None:
     (tmp_path / "packed" / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(FacelitError, match="Give the same options"):
         pack(FolderStore(faces), tmp_path / "packed", images_per_shard=3)
+
+
+@pytest.mark.parametrize("kind", ["a folder that `facelit pack` wrote", "an InsightFace set"])
+def test_where_image_files_are_wanted_other_sets_are_named(faces: Path, tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "set"
+    pack(FolderStore(faces), root, 1) if "pack" in kind else write_recordio(FolderStore(faces), root)
+    pairs = write_pairs(tmp_path / "pairs.txt")
+    for read in (
+        photos_in,
+        list_people,
+        list_photos,
+        lambda folder: FaceDataModule(predict=str(folder)).predict_paths(),
+        lambda folder: PairsFolder(folder, pairs),
+    ):
+        with pytest.raises(FacelitError, match=f"It is {kind}, with its images in"):
+            read(root)
