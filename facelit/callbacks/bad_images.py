@@ -18,6 +18,7 @@ from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
 from facelit.lightning import logs_step
 from facelit.storage.system import lock
+from facelit.storage.text import field
 
 FILE_NAME = "bad-images.tsv"
 
@@ -85,7 +86,7 @@ class BadImageLog(Callback):
 
     def _name(self, place: str) -> str:
         """As it stands in the file; the same from whatever directory a run is resumed."""
-        return _escaped(os.path.abspath(place) if self._has_paths else place)
+        return field(os.path.abspath(place) if self._has_paths else place)
 
     def _look(self) -> None:
         """Reads what has been added to the file, where anything has."""
@@ -104,7 +105,7 @@ class BadImageLog(Callback):
     def _add(self, file: IO[bytes], place: str, reason: str) -> None:
         if place not in self._known:
             self._known.add(place)
-            file.write(f"{place}\t{_escaped(reason)}\n".encode("utf-8", "surrogateescape"))
+            file.write(f"{place}\t{field(reason)}\n".encode("utf-8", "surrogateescape"))
             _log.warning("skipped a training image: %s: %s", place, reason)
 
     def _stop_if_too_many(self) -> None:
@@ -117,8 +118,3 @@ class BadImageLog(Callback):
 
 def _count(images: set[str]) -> str:
     return f"{len(images):,} training image{'' if len(images) == 1 else 's'}"
-
-
-def _escaped(text: str) -> str:
-    """Fit for a field of a line."""
-    return text.translate({ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"})

@@ -17,6 +17,7 @@ from facelit.data.batches import EvalBatch
 from facelit.data.reading import BadImage
 from facelit.errors import FacelitError
 from facelit.storage.files import replace_file
+from facelit.storage.text import table_of
 
 
 class EmbeddingWriter(Callback):
@@ -91,8 +92,7 @@ class EmbeddingWriter(Callback):
             path.unlink(missing_ok=True)
             return
         with replace_file(path) as file:
-            rows = ["photo\treason", *(f"{place}\t{reason}" for place, reason in self.skipped.items())]
-            file.write(("\n".join(rows) + "\n").encode("utf-8", "surrogateescape"))
+            file.write(table_of([("photo", "reason"), *self.skipped.items()]))
         place, reason = next(iter(self.skipped.items()))
         rank_zero_warn(
             f"{len(self.skipped):,} of {len(self._names):,} crops could not be read and were left out, for example {place}: {reason}."

@@ -20,6 +20,7 @@ from facelit.check.verification_set import VerificationSet
 from facelit.pictures.findings import Finding
 from facelit.storage.base import CropStore
 from facelit.storage.files import replace_file
+from facelit.storage.text import one_line
 from facelit.version import __version__
 
 VERSION = 1
@@ -128,7 +129,7 @@ def print_summary(
     table.add_column("Identities", justify="right")
     table.add_column("For example", overflow="fold")
     for finding in findings:
-        examples = [item.label for item in islice(finding.items(), _EXAMPLES)]
+        examples = [one_line(item.label) for item in islice(finding.items(), _EXAMPLES)]
         more = [f"and {finding.count - _EXAMPLES:,} more"] if finding.count > _EXAMPLES else []
         style = "" if finding.count or finding.note else "dim"
         counts = (f"{finding.num_images:,}", f"{finding.num_identities:,}")

@@ -69,7 +69,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if not first.startswith("-") and first not in TRAINING:
             raise FacelitError(_unknown_command(first))
     except FacelitError as error:
-        print(f"facelit: error: {error}", file=sys.stderr)
+        from facelit.storage.text import one_line  # numpy: not for --help
+
+        print(f"facelit: error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         hint = " The same command continues where it stopped." if _continues(arguments) else ""

@@ -31,6 +31,7 @@ from facelit.data.workers import explain_lost_worker
 from facelit.distributed import world_size
 from facelit.errors import FacelitError
 from facelit.lightning import is_first_process
+from facelit.storage.text import one_line
 from facelit.training.recognizer import FaceRecognizer
 
 
@@ -87,7 +88,7 @@ def main(args: ArgsType = None) -> None:
         message = name_broken_config(str(error), typed)
         if world_size() > 1:
             processes.fail(FacelitError(message), message)
-        print(f"facelit: error: {message}", file=sys.stderr)
+        print(f"facelit: error: {one_line(message)}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         told: FacelitError | None = explain_memory(error)
@@ -100,7 +101,7 @@ def main(args: ArgsType = None) -> None:
             processes.fail(told or error, str(told or what))
         if told is None:
             raise
-        print(f"facelit: error: {told}", file=sys.stderr)
+        print(f"facelit: error: {one_line(str(told))}", file=sys.stderr)
         sys.exit(2)
     writers = [one for one in cli.trainer.callbacks if isinstance(one, EmbeddingWriter)]
     if cli.subcommand == "predict" and is_first_process() and any(writer.skipped for writer in writers):

@@ -11,6 +11,7 @@ from facelit.errors import FacelitError
 from facelit.storage.files import check_writable
 from facelit.storage.open import why_no_files
 from facelit.storage.photo_files import photo_files
+from facelit.storage.text import one_line
 
 if TYPE_CHECKING:  # they import torch, which --help must not wait for
     from facelit.inference import FaceModel, Threshold
@@ -65,8 +66,8 @@ def photos_in(folder: Path) -> list[Path]:
 
 
 def remark(text: str) -> None:
-    """Prints a remark to standard error, so that the output of --json stays JSON."""
-    print(text, file=sys.stderr)
+    """Prints a remark to standard error, so that the output of --json stays JSON; on one line, whatever names are in it."""
+    print(one_line(text), file=sys.stderr)
 
 
 def remark_several_faces(faces: Mapping[str, int], asked: bool) -> None:

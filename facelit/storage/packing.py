@@ -31,6 +31,7 @@ from facelit.storage.packed import (
 )
 from facelit.storage.processes import run_in_processes
 from facelit.storage.progress import progress_bar
+from facelit.storage.text import table_of
 
 IMAGES_PER_SHARD = 65_536
 """About 300 MB of JPEG crops: few files, and enough of them for all processes."""
@@ -242,8 +243,7 @@ def _finish(target: Path, manifest: Manifest) -> None:
     if manifest.complete:  # a shard was mended, from the same images
         skipped = []
     if skipped:
-        rows = "".join(f"{escape(entry.place)}\t{escape(entry.reason)}\n" for entry in skipped)
-        (target / SKIPPED).write_text(rows, encoding="utf-8", errors="surrogateescape")
+        (target / SKIPPED).write_bytes(table_of((entry.place, entry.reason) for entry in skipped))
     if not any(counts):
         for path in paths:  # so that the same command, once the images are mended, does not find them written
             path.unlink()
@@ -258,11 +258,6 @@ def _finish(target: Path, manifest: Manifest) -> None:
     ).write(target)
     for leftover in target.glob("*.skipped.json"):
         leftover.unlink()
-
-
-def escape(text: str) -> str:
-    """A value for one column of one line."""
-    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _write_identities(source: CropStore, target: Path) -> None:

@@ -1,12 +1,15 @@
-"""Reading the text files that people write: lists of names, pairs, landmarks."""
+"""Text files that people write (lists of names, pairs, landmarks), and text for lines that hold names whatever is in them."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
+from collections.abc import Iterable, Sequence
 
 from facelit.errors import FacelitError
 
+_BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -50,3 +53,22 @@ def unquoted(field: str) -> str:
     """A field of a line without the space around it, and without the quotes that spreadsheets and `ls -Q` put there."""
     field = field.strip()
     return field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field
+
+
+def one_line(text: str) -> str:
+    """A message or result on one line: line breaks in it, and signs that would move a terminal's cursor, are escaped as in Python.
+
+    A file's name may hold all of them, and a person's is a folder's.
+    """
+    return _BREAKS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def table_of(rows: Iterable[Sequence[str]]) -> bytes:
+    """Rows of fields as a text file: a line each, tabs between; backslashes, tabs and line breaks inside fields are escaped as in Python."""
+    lines = "".join("\t".join(map(field, row)) + "\n" for row in rows)
+    return lines.encode("utf-8", "surrogateescape")
+
+
+def field(text: str) -> str:
+    """Fit for a field of a line in such a table."""
+    return text.translate({ord("\\"): r"\\", ord("\t"): r"\t", ord("\n"): r"\n", ord("\r"): r"\r"})

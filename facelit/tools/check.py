@@ -29,6 +29,7 @@ from facelit.storage.console import open_console
 from facelit.storage.files import check_writable, replace_file
 from facelit.storage.folder import FolderStore
 from facelit.storage.open import open_store
+from facelit.storage.text import one_line
 
 _STOPS_TRAINING = ("unreadable", "wrong_size")
 _BORDERLINE_IMAGES = 64
@@ -123,7 +124,7 @@ def check(
     if warning := border_warning(scan):
         console.print(warning, markup=False, highlight=False, soft_wrap=True)
     if ignored and str(ignored):
-        console.print(f"Ignored: {ignored}.", markup=False, highlight=False, soft_wrap=True)
+        console.print(one_line(f"Ignored: {ignored}."), markup=False, highlight=False, soft_wrap=True)
     if not verification:
         console.print("Not compared with a verification set: name one with --against.")
     write_report(report_path, facts, options, told, findings)

@@ -177,14 +177,14 @@ def _write(album: Album, likeness: Likeness, folders: dict[int, str], skipped: l
     from facelit.pictures.contact_sheet import contact_sheet, save_png
     from facelit.pictures.findings import Finding, Item, Picture
     from facelit.storage.files import replace_file
+    from facelit.storage.text import table_of
 
     with replace_file(album.out / "faces.tsv") as file:
         file.write(("\n".join(sorted_lines(album, likeness, folders)) + "\n").encode("utf-8", "surrogateescape"))
     (album.out / "skipped.tsv").unlink(missing_ok=True)
     if skipped:
         with replace_file(album.out / "skipped.tsv") as file:
-            rows = ["photo\treason", *(f"{error.place}\t{error.reason}" for error in skipped)]
-            file.write(("\n".join(rows) + "\n").encode("utf-8", "surrogateescape"))
+            file.write(table_of([("photo", "reason"), *((error.place, error.reason) for error in skipped)]))
     store = album.crop_store()
     numbers, counts = np.unique(album.people, return_counts=True)
     findings = []

@@ -106,10 +106,10 @@ def _report(path: Path, skipped: list[BadImageError], count: int) -> None:
         path.unlink(missing_ok=True)
         return
     from facelit.storage.files import replace_file
+    from facelit.storage.text import table_of
 
     with replace_file(path) as file:
-        rows = ["photo\treason", *(f"{error.place}\t{error.reason}" for error in skipped)]
-        file.write(("\n".join(rows) + "\n").encode("utf-8", "surrogateescape"))
+        file.write(table_of([("photo", "reason"), *((error.place, error.reason) for error in skipped)]))
     remark(f"{len(skipped):,} of {count:,} photos left out:")
     for error in skipped[:_SHOWN]:
         remark(f"  {error.place}: {error.reason}")

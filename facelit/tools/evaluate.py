@@ -71,7 +71,7 @@ def evaluate(
     Raises:
         FacelitError: There are too few people or photos, or no photo can be used.
     """
-    check_output(show, "show", (".png",))
+    check_output(show, "show/--out", (".png",))
     check_output(json, "json", (".json",))
     if far is not None and not 0 < far < 1:
         raise FacelitError(f"--far {far:g}: a false accept rate is between 0 and 1, such as 1e-3.")

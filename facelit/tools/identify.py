@@ -17,6 +17,7 @@ from facelit.inference.console import (
     remark_several_faces,
 )
 from facelit.storage.images import BadImageError, Crop
+from facelit.storage.text import one_line
 
 if TYPE_CHECKING:
     from facelit.inference import FaceModel, Gallery, Identification, Threshold
@@ -138,7 +139,7 @@ class _Questions:
         for name, answer in zip(self.names, self.answers, strict=True):
             ranked = ", ".join(f"{number}. {one.name} {one.score:.3f}" for number, one in enumerate(answer.matches, 1))
             lines.append(f"{name}: {answer.identity or 'unknown'}  ({ranked})")
-        return lines + [f"no answer: {error}" for error in self.failed]
+        return [one_line(line) for line in [*lines, *(f"no answer: {error}" for error in self.failed)]]
 
     def as_json(self, limit: Threshold) -> str:
         answers = [

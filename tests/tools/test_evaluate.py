@@ -83,6 +83,7 @@ def test_photos_without_a_face_are_left_out_and_said(
         ({"ann": 2, "bob": 2, "eve": 2, "ida": 2}, ["--far", "2"], "--far 2: a false accept rate is between 0 and 1"),
         ({"ann": 2, "bob": 2, "eve": 2, "ida": 2}, [], "none of the 8 photos can be used"),
         ({}, [], "no photos here"),
+        ({"a": 2}, ["--out", "curves.jpg"], "--show/--out curves.jpg: the file's name must end with .png"),
     ],
 )
 def test_bad_input_is_one_line(

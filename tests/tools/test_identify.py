@@ -190,3 +190,22 @@ def test_the_picture_has_the_faces(trained: TrainedRun, people: Path, tmp_path: 
     height, width = pixels.shape[:2]
     middle = pixels[height // 4 : height // 4 + 20, width // 6 - 20 : width // 6 + 20]
     assert middle.mean(axis=(0, 1)) == pytest.approx(read(trained.crop(0, 1))[0].mean(axis=(0, 1)), abs=8)
+
+
+def test_a_result_takes_one_line_whatever_names_hold(
+    trained: TrainedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line break, and the sequence that clears a terminal, in a person's name and in a photo's."""
+    photo, text = tmp_path / "a\u2028b.png", tmp_path / "broken\r\n.png"
+    for path, source in ((tmp_path / "people" / "Ann\nBo: unknown\x1b[2J" / "1.png", 2), (photo, 1)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(trained.crop(0, source).read_bytes())
+    text.write_text("no image")
+    options = ["--gallery", tmp_path / "people", "--aligned", "--checkpoint", trained.checkpoint, "--threshold", -1]
+    assert run("identify", photo, text, *options) == 1
+    _, answer, none = capsys.readouterr().out.split("\n", 2)
+    assert answer.startswith(f"{tmp_path}/a\\u2028b.png: Ann\\nBo: unknown\\x1b[2J  (1. Ann\\nBo: unknown\\x1b[2J ")
+    assert none.startswith(f"no answer: {tmp_path}/broken\\r\\n.png: cannot read")
+    assert len(none.splitlines()) == 1
+    assert run("verify", photo, text, "--aligned", "--checkpoint", trained.checkpoint, "--threshold", -1) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
