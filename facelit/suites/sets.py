@@ -147,7 +147,7 @@ def _open(name: str, options: Namespace) -> SuiteSet:
     except FacelitError as error:
         raise FacelitError(f"set {name}: {error}") from None
     root = getattr(source, "root", None)
-    if root is not None and source.names and Path(source.names[0]).is_file():
+    if root is not None and source.names and os.path.isfile(source.names[0]):
         names = [Path(os.path.relpath(path, root)).as_posix() for path in source.names]
         if not any(path.startswith("../") for path in names):
             return SuiteSet(name, source, os.path.abspath(root), names)

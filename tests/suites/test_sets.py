@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,3 +116,19 @@ def test_a_run_stands_for_its_checkpoint(tmp_path: Path) -> None:
     last.parent.mkdir(parents=True)
     last.write_bytes(b"")
     assert find_checkpoints([str(tmp_path)]) == [last]
+
+
+def test_a_crop_that_may_not_be_looked_at_is_named(crops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a folder that may be listed and not entered."""
+    stat = os.stat
+
+    def denied(path: Any, *args: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("person_00_0001.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", denied)
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, *args, **options: (denied(path), real(path, *args, **options))[1])
+    with pytest.raises(BadImageError, match=r"person_00_0001\.png: cannot read this image \(Permission denied\)"):
+        read_set(opened(crops))
