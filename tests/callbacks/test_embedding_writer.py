@@ -129,6 +129,6 @@ def test_whatever_lies_where_a_crop_should(finished: Any, tmp_path: Path) -> Non
     with np.load(tmp_path / "x.npz") as written:
         assert list(written["names"]) == ["b.png", "d.png"]
     reasons = [row.split("\t")[1] for row in (tmp_path / "x.npz.skipped.tsv").read_text().splitlines()[1:]]
-    assert [word in reason for word, reason in zip(("empty", "64x64", "no such", "not a file"), reasons, strict=True)] == [
-        True
-    ] * 4
+    assert [
+        word in reason for word, reason in zip(("empty", "64x64", "no such", "not a file"), reasons, strict=True)
+    ] == [True] * 4
