@@ -60,7 +60,7 @@ def photos_in(folder: Path) -> list[Path]:
     """
     found = photo_files(folder)
     if not found:
-        state = "holds no photo" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
+        state = "holds no photo" if folder.is_dir() else "is not a folder" if folder.exists() else "does not exist"
         raise FacelitError(f"{folder} {state}. {why_no_files(folder)}".rstrip())
     return found
 
