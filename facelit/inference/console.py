@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from facelit.errors import FacelitError
 from facelit.storage.files import check_writable
-from facelit.storage.open import why_no_files
 from facelit.storage.photo_files import photo_files
 from facelit.storage.text import one_line
 
@@ -60,6 +59,8 @@ def photos_in(folder: Path) -> list[Path]:
     """
     found = photo_files(folder)
     if not found:
+        from facelit.storage.open import why_no_files  # pyarrow: not for --help
+
         state = "holds no photo" if folder.is_dir() else "is not a folder" if folder.exists() else "does not exist"
         raise FacelitError(f"{folder} {state}. {why_no_files(folder)}".rstrip())
     return found
