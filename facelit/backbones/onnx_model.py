@@ -45,17 +45,17 @@ class OnnxModel(nn.Module):
         """Reads an ONNX file.
 
         Args:
-            path: The file, weights included.
+            path: The file; weights that lie in files beside it (ONNX's external data) are taken in.
             output: The name of the output that is the embedding; the only one where not given.
 
         Raises:
-            FacelitError: The file is absent or damaged, is no network from one image input to one embedding, or onnxruntime is
+            FacelitError: The file is absent or damaged, is not a network from one image input to one embedding, or onnxruntime is
                 not installed.
         """
         path = Path(path)
         if not path.is_file():
             raise FacelitError(f"file not found: {path}")
-        content = path.read_bytes()
+        content = _with_its_weights(path)
         signature = read_signature(content, path, output)
         model = cls(signature.embedding_dim, len(content), output)
         model.content.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
@@ -177,6 +177,34 @@ class Signature:
         return int(found.shape[1])
 
 
+def _with_its_weights(path: Path) -> bytes:
+    """An ONNX file's content, with the weights that it leaves to files beside it: those would not go along into a checkpoint."""
+    content = path.read_bytes()
+    try:
+        onnx: Any = import_module("onnx")
+        model = onnx.load_model_from_string(content)
+    except Exception:  # no such package, or no such file: onnxruntime, which reads it next, says what is the matter
+        return content
+    helper = onnx.external_data_helper
+    places = {
+        entry.value
+        for weights in model.graph.initializer
+        if helper.uses_external_data(weights)
+        for entry in weights.external_data
+        if entry.key == "location"
+    }
+    if not places:
+        return content
+    try:
+        helper.load_external_data_for_model(model, str(path.parent))
+        whole: bytes = model.SerializeToString()
+    except Exception as error:
+        raise FacelitError(
+            f"{path}: its weights lie in {', '.join(sorted(places)[:3])}, which cannot be read beside it or taken in ({_first_line(error)})."
+        ) from None
+    return whole
+
+
 def read_signature(content: bytes, path: Path | str, output: str | None = None) -> Signature:
     """Opens an ONNX file in onnxruntime, on the CPU.
 
@@ -186,7 +214,7 @@ def read_signature(content: bytes, path: Path | str, output: str | None = None) 
         output: The name of the output that is the embedding; the only one where not given.
 
     Raises:
-        FacelitError: It is damaged, is no network from one image input to one embedding, or onnxruntime is not installed.
+        FacelitError: It is damaged, is not a network from one image input to one embedding, or onnxruntime is not installed.
     """
     try:
         onnxruntime: Any = import_module("onnxruntime")

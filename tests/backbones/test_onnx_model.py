@@ -36,6 +36,21 @@ def test_a_batch_of_one_goes_through_one_by_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(model(images(5)).numpy(), by_hand(images(5)), rtol=1e-4, atol=1e-3)
 
 
+def test_weights_in_a_file_beside_it_are_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a file loaded only from its own folder, and a checkpoint of it held no weights."""
+    onnx = pytest.importorskip("onnx")
+    (tmp_path / "theirs").mkdir()
+    whole = onnx.load(write_onnx(tmp_path / "m.onnx"))
+    path = tmp_path / "theirs" / "m.onnx"
+    onnx.save_model(whole, path, save_as_external_data=True, location="m.onnx.data", size_threshold=0)
+    monkeypatch.chdir(tmp_path)
+    model = OnnxModel.from_file(path).eval()
+    (tmp_path / "theirs" / "m.onnx.data").unlink()
+    np.testing.assert_allclose(copy.deepcopy(model)(images()).numpy(), by_hand(images()), rtol=1e-4, atol=1e-3)
+    with pytest.raises(FacelitError, match=r"m\.onnx: its weights lie in m\.onnx\.data, which cannot be read beside it"):
+        OnnxModel.from_file(path)
+
+
 def test_bytes_and_other_layouts_are_given_what_they_take(tmp_path: Path) -> None:
     model = OnnxModel.from_file(write_onnx(tmp_path / "m.onnx", uint8=True, channels_last=True)).eval()
     np.testing.assert_allclose(
