@@ -47,7 +47,9 @@ def test_weights_in_a_file_beside_it_are_taken_in(tmp_path: Path, monkeypatch: p
     model = OnnxModel.from_file(path).eval()
     (tmp_path / "theirs" / "m.onnx.data").unlink()
     np.testing.assert_allclose(copy.deepcopy(model)(images()).numpy(), by_hand(images()), rtol=1e-4, atol=1e-3)
-    with pytest.raises(FacelitError, match=r"m\.onnx: its weights lie in m\.onnx\.data, which cannot be read beside it"):
+    with pytest.raises(
+        FacelitError, match=r"m\.onnx: its weights lie in m\.onnx\.data, which cannot be read beside it"
+    ):
         OnnxModel.from_file(path)
 
 
