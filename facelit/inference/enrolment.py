@@ -37,9 +37,8 @@ def as_people(people: Any) -> Path | People:
         return Path(people)
     if isinstance(people, Mapping):
         return people
-    if (
-        hasattr(people, "items") and getattr(people, "ndim", 1) == 1
-    ):  # a pandas Series, which may name a person several times
+    # A pandas Series, which may name a person several times.
+    if hasattr(people, "items") and getattr(people, "ndim", 1) == 1:
         by_name: dict[Any, list[Photo]] = {}
         for name, photos in people.items():
             by_name.setdefault(name, []).extend(as_photos(photos))

@@ -154,7 +154,7 @@ def _embed_new(
     ]
     if replaced:
         names = {album.photos[row] for row in replaced}
-        remark(f"{len(names):,} photo(s) have another content than when they were sorted: sorted anew.")
+        remark(f"{len(names):,} photo(s) have changed since they were sorted, and are sorted again.")
         album.forget(replaced)
     known = set(album.digests)
     album.photos = [
